@@ -1,0 +1,108 @@
+"""The perplexity scorer side by side with what it is made of: `python -m benchmarks.perplexity --json`.
+
+One run, one machine, one small random GPT-2, the same texts: each figure is the median over rounds of a ratio of two
+times taken one after the other. The last line is JSON:
+  levels_over_token        three levels over token-level perplexity of the same texts, end to end
+  of_bare_forward          the model's forward pass on the same padded batches over scoring, end to end
+  over_single_sample_loop  one forward pass with labels for each text over scoring, end to end
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from triplex.data.reviews import generate_reviews
+from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
+from triplex.perplexity.scorer import FrozenScorer
+
+NUM_TEXTS, NUM_ROUNDS, MAX_TOKENS_PER_BATCH, SEED = 2000, 5, 8192, 7
+MODEL = ScratchConfig(
+    kind="scratch", architecture="gpt2", vocab_size=4096, hidden_size=128, num_layers=4, num_heads=4, max_positions=256
+)
+
+
+def padded_batches(tokenizer: Any, texts: list[str]) -> list[torch.Tensor]:
+    """Input ids as the scorer feeds them: longest texts first, padded on the right, MAX_TOKENS_PER_BATCH at most."""
+    rows = sorted(tokenizer(texts)["input_ids"], key=len, reverse=True)
+    batches = []
+    while rows:
+        width = len(rows[0])
+        batch, rows = rows[: MAX_TOKENS_PER_BATCH // width], rows[MAX_TOKENS_PER_BATCH // width :]
+        batches.append(torch.tensor([(ids + [0] * (width - len(ids)))[:-1] for ids in batch]))
+    return batches
+
+
+@torch.no_grad()
+def bare_forward(model: Any, batches: list[torch.Tensor]) -> None:
+    """The model's own logits, and nothing done with them."""
+    for batch in batches:
+        model(input_ids=batch, use_cache=False)
+
+
+@torch.no_grad()
+def single_sample_loop(model: Any, tokenizer: Any, texts: list[str]) -> list[float]:
+    """Token-level perplexity as it is usually written: text by text, by the model's own loss."""
+    perplexities = []
+    for text in texts:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        perplexities.append(model(input_ids=ids, labels=ids).loss.exp().item())
+    return perplexities
+
+
+def token_perplexity(scorer: FrozenScorer, texts: list[str]) -> list[float]:
+    """The same numbers from the scorer, without units and levels."""
+    return [nats.mean().exp().item() for nats in scorer.token_nats([""] * len(texts), texts)]
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the times of every round and the three medians."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print the last line, JSON, alone")
+    as_json_only = parser.parse_args().json
+
+    torch.manual_seed(SEED)
+    torch.set_num_threads(2)
+    texts = [review.text for review in generate_reviews(NUM_TEXTS, SEED)]
+    tokenizer = train_tokenizer(texts, MODEL.vocab_size, MODEL.max_positions)
+    model = build_causal_lm(MODEL, tokenizer)
+    scorer = FrozenScorer(model, tokenizer, max_tokens_per_batch=MAX_TOKENS_PER_BATCH)
+    batches = padded_batches(tokenizer, texts)
+    contexts = [""] * NUM_TEXTS
+    works: dict[str, Callable[[], Any]] = {
+        "levels": lambda: scorer.level_nats(contexts, texts),
+        "token": lambda: token_perplexity(scorer, texts),
+        "bare forward": lambda: bare_forward(model, batches),
+        "single-sample loop": lambda: single_sample_loop(model, tokenizer, texts),
+    }
+    for work in works.values():
+        work()
+    rounds = [{name: seconds(work) for name, work in works.items()} for _ in range(NUM_ROUNDS)]
+
+    def ratio(above: str, below: str) -> float:
+        return round(statistics.median(times[above] / times[below] for times in rounds), 3)
+
+    result = {
+        "levels_over_token": ratio("levels", "token"),
+        "of_bare_forward": ratio("bare forward", "levels"),
+        "over_single_sample_loop": ratio("single-sample loop", "levels"),
+    }
+    if not as_json_only:
+        for times in rounds:
+            print("  ".join(f"{name} {value:.2f} s" for name, value in times.items()))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

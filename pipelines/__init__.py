@@ -1,0 +1,1 @@
+"""The Prefect flow derived from dvc.yaml, and the command line."""

@@ -1,0 +1,175 @@
+"""The command line: `python -m pipelines --help`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from triplex.runs.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Stages = Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages of dvc.yaml; none means all.")]
+
+
+@app.command(
+    epilog="""Examples:
+
+    python -m pipelines run                              # all that is not up to date
+
+    python -m pipelines run train@ppo                    # one stage and what it needs
+
+    python -m pipelines run train                        # train@ppo and train@grpo
+
+    python -m pipelines run evaluate --only --force      # this stage alone, even if up to date
+
+    python -m pipelines run -S ppo.learning_rate=1e-5    # change params.yaml first
+"""
+)
+def run(
+    stages: Stages = None,
+    only: Annotated[bool, typer.Option("--only", help="Exactly these stages, not what they need.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run them even if they are up to date.")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("-S", metavar="KEY=VALUE", help="Written into params.yaml first; repeatable.")
+    ] = None,
+) -> None:
+    """Run stages through DVC as a Prefect flow.
+
+    TRIPLEX_PARALLEL_STAGES (2) is the number of stages side by side. Exit code 0: done; 1: a stage failed;
+    2: a mistake in the input; 130: Ctrl-C; 143: SIGTERM.
+    """
+    from pipelines import environment
+
+    environment.prepare()
+    from pipelines.flow import one_flow_at_a_time, prepare, triplex
+    from pipelines.overrides import parse
+
+    params = parse(assignments or [])
+    with one_flow_at_a_time():
+        prepare(stages or [], only, params)  # the same is done in the flow; a mistake is told before Prefect starts
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else Prefect's server is left behind
+    try:
+        state = triplex(stages or [], only, force, params, return_state=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+    raise typer.Exit(0 if state.is_completed() else 1)
+
+
+@app.command()
+def check() -> None:
+    """Check dvc.yaml and the whole of params.yaml; nothing runs."""
+    from pipelines.check import check_params
+    from pipelines.graph import read_graph
+
+    read_graph()
+    check_params()
+    typer.echo("params.yaml: ok")
+
+
+@app.command()
+def status() -> None:
+    """Show which stages are up to date and what has changed for the others."""
+    from pipelines.graph import read_graph
+    from pipelines.status import changes
+
+    table = Table("stage", "state", "changed", box=None)
+    for name, changed in changes(read_graph()).items():
+        table.add_row(name, "[yellow]changed" if changed else "[green]up to date", ", ".join(changed))
+    Console().print(table)
+
+
+@app.command(
+    epilog="""Examples:
+
+    python -m pipelines preset                           # list them
+
+    python -m pipelines preset small                     # write presets/small.yaml over params.yaml
+
+    python -m pipelines preset files --data my_texts     # with the folder that it is to read
+"""
+)
+def preset(
+    name: Annotated[str | None, typer.Argument(help="A file of presets/, without .yaml; none lists them.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Stands for DATA_DIR.")] = None,
+) -> None:
+    """Write a preset over params.yaml, after showing the difference; git keeps the old one."""
+    from pipelines import presets
+    from pipelines.overrides import write_document
+
+    if name is None:
+        table = Table("preset", "for", box=None)
+        for known, description in presets.descriptions().items():
+            table.add_row(known, description)
+        Console().print(table)
+        return
+    document, layout = presets.read_preset(name, data)
+    table = Table("key", "now", "preset", box=None)
+    for change in presets.differences(document):
+        table.add_row(change.key, _shown(change.old), _shown(change.new))
+    if table.row_count:
+        Console().print(table)
+    write_document(document, layout)
+    typer.echo(f"params.yaml: {table.row_count} values changed by presets/{name}.yaml")
+
+
+@app.command(
+    "prefect",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    epilog="""Examples, each in a terminal of its own; then start runs from http://127.0.0.1:4200:
+
+    python -m pipelines prefect server start
+
+    PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines prefect worker start --pool triplex --type process
+
+    PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines prefect deploy --all
+""",
+)
+def prefect(context: typer.Context) -> None:
+    """Run Prefect's own command with this project's settings: its data in .triplex/prefect, telemetry off."""
+    from pipelines import environment
+
+    environment.prepare()
+    os.execv(sys.executable, [sys.executable, "-m", "prefect", *context.args])
+
+
+@app.command(hidden=True)
+def closure() -> None:
+    """Print the Python files that each stage imports, as entries for the `deps` of dvc.yaml."""
+    from pipelines.closure import closure as imported
+    from pipelines.graph import stage_modules
+
+    for name, module in stage_modules().items():
+        typer.echo(f"{name}:")
+        for path in sorted(imported(module)):
+            typer.echo(f"      - {path}")
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def main() -> None:
+    """Run the command line; the user's mistakes end in their message and exit code 2."""
+    try:
+        app()
+    except InputError:
+        from triplex.runs.stage import errors_in_words  # imports torch, so only when there is an error to tell
+
+        with errors_in_words():
+            raise
+
+
+if __name__ == "__main__":
+    main()

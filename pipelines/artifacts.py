@@ -1,0 +1,55 @@
+"""What a finished stage shows on Prefect's pages: the metrics, the plots, how far the flow is."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+EVALUATION = Path("reports/eval.json")
+PLOTS = Path("reports/plots")
+REPORT = Path("reports/index.html")
+MAX_PICTURE_BYTES = 200_000
+
+
+def publish(outs: tuple[str, ...]) -> None:
+    """Show what a stage with these outs has just written, or what was still up to date."""
+    if EVALUATION.as_posix() in outs and EVALUATION.is_file():
+        evaluation = json.loads(EVALUATION.read_text(encoding="utf-8"))
+        description = f"{evaluation['num_prompts']} held-out prompts, mean with {evaluation['confidence']:.0%} interval"
+        create_table_artifact(key="triplex-metrics", table=metrics_table(evaluation), description=description)
+    if any(Path(out) == PLOTS or PLOTS in Path(out).parents for out in outs) and PLOTS.is_dir():
+        create_markdown_artifact(key="triplex-report", markdown=report(), description="The plots of the last run")
+
+
+def metrics_table(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a model of reports/eval.json, numbers as text with four digits."""
+    return [
+        {
+            "model": name,
+            "reward": f"{model['reward']['mean']:.4f}",
+            "reward interval": f"{model['reward']['ci_low']:.4f} to {model['reward']['ci_high']:.4f}",
+            "sentiment": f"{model['sentiment']:.4f}",
+            "repetition": f"{model['repetition']:.4f}",
+            "distinct_2": f"{model['distinct_2']:.4f}",
+            "length": f"{model['length']:.1f}",
+            "kl_nats": f"{model['kl_nats']:.4f}",
+            "perplexity word / phrase / sentence": " / ".join(f"{value:.2f}" for value in model["perplexity"].values()),
+        }
+        for name, model in evaluation["models"].items()
+    ]
+
+
+def report() -> str:
+    """Markdown with the plots as data URIs, in order of name, as many as fit below 200 kB."""
+    text = [f"The whole report: `{REPORT}`, opened in a browser.\n"]
+    size = 0
+    for picture in sorted(PLOTS.glob("*.png")):
+        encoded = base64.b64encode(picture.read_bytes()).decode()
+        if size + len(encoded) > MAX_PICTURE_BYTES:
+            text.append(f"`{picture}`: left out here, too large.\n")
+            continue
+        size += len(encoded)
+        text.append(f"## {picture.stem}\n\n![{picture.stem}](data:image/png;base64,{encoded})\n")
+    return "\n".join(text)

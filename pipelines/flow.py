@@ -1,0 +1,173 @@
+"""The Prefect flow: the graph of dvc.yaml, each task one stage, each stage run by DVC."""
+
+import fcntl
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import allow_failure, flow, get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture, wait
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from pipelines import artifacts, overrides
+from pipelines.check import check_params
+from pipelines.graph import Stage, read_graph, select
+from pipelines.guard import Guarded
+from pipelines.output import is_hint, lines, outcome
+from triplex.runs.errors import InputError
+
+PARALLEL_STAGES = "TRIPLEX_PARALLEL_STAGES"
+_FLOW_LOCK = Path(".triplex/locks/flow.lock")
+_THREADS: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=64)  # a task that waits occupies a thread
+_WORDS = {"Ran": "in {}", "Restored": "from the run cache, in {}", "Skipped": "up to date, checked in {}"}
+_COUNTED = {"Ran": "ran", "Restored": "restored", "Skipped": "up to date", "NotRun": "not run", "Failed": "failed"}
+
+
+@flow(name="triplex", task_runner=_THREADS)
+def triplex(
+    stages: list[str] = [],  # noqa: B006  (the form on Prefect's page starts from the default; it is not changed)
+    only: bool = False,
+    force: bool = False,
+    params: dict[str, Any] = {},  # noqa: B006
+) -> State:
+    """Run stages of dvc.yaml, each after those that it needs, at most TRIPLEX_PARALLEL_STAGES (2) at a time.
+
+    Args:
+        stages: Names from dvc.yaml, with their ancestors; `train` names both train@ppo and train@grpo; none means all.
+        only: Run exactly the named stages, without their ancestors.
+        force: Run stages even if they are up to date.
+        params: Written into params.yaml first, for example {"ppo.learning_rate": 1e-5}.
+    """
+    with one_flow_at_a_time():
+        execution = Execution(prepare(stages, only, params), force)
+        try:
+            futures: dict[str, PrefectFuture[Any]] = {}
+            for stage in execution.plan.values():
+                needs: list[Any] = [allow_failure(futures[name]) for name in stage.needs]
+                futures[stage.name] = run_stage.submit(stage.name, execution, wait_for=needs, return_state=False)
+            wait(list(futures.values()))
+        finally:
+            execution.stop()
+    return execution.summary()
+
+
+def prepare(stages: list[str], only: bool, params: dict[str, Any]) -> dict[str, Stage]:
+    """The stages to run, after writing and checking params.yaml; InputError before anything has started."""
+    plan = select(read_graph(), stages, only)
+    overrides.apply(params)
+    check_params()
+    return plan
+
+
+@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def run_stage(name: str, execution: "Execution") -> State:
+    """Run one stage; the state's name is Ran, Restored, Skipped, Failed, NotRun or Stopped."""
+    return execution.run(execution.plan[name])
+
+
+class Execution:
+    """One run of the flow: what is to run, what came of it, and how to stop it."""
+
+    def __init__(self, plan: dict[str, Stage], force: bool) -> None:
+        self.plan, self.force = plan, force
+        self._states: dict[str, State] = {}
+        self._slots = threading.Semaphore(int(os.environ.get(PARALLEL_STAGES, "2")))
+        self._running: set[Guarded] = set()
+        self._stopped = False
+        self._reporting = threading.Lock()
+        self._progress = cast(UUID, create_progress_artifact(0.0, key="triplex-progress", description=self._counts()))
+
+    def run(self, stage: Stage) -> State:
+        """Run the stage unless one that it needs has not completed; tell Prefect and keep what came of it."""
+        missing = [name for name in stage.needs if not self._states[name].is_completed()]
+        state: State
+        with self._slots:
+            if missing:
+                state = Cancelled(name="NotRun", message=f"needs {', '.join(missing)}")
+            elif self._stopped:
+                state = Cancelled(name="NotRun", message="the flow was ended")
+            else:
+                state = self._repro(stage.name)
+        if state.is_completed():
+            artifacts.publish(stage.outs)
+        with self._reporting:
+            self._states[stage.name] = state
+            done = 100 * len(self._states) / len(self.plan)
+            update_progress_artifact(self._progress, done, description=self._counts())
+        return state
+
+    def stop(self) -> None:
+        """End the stages that run and start no other."""
+        self._stopped = True
+        for guarded in list(self._running):
+            guarded.end()
+
+    def summary(self) -> State:
+        """The state of the whole: failed if a stage failed, with what came of each."""
+        failed = [name for name, state in self._states.items() if state.is_failed()]
+        if not failed:
+            return Completed(message=self._counts())
+        missing = [name for name, state in self._states.items() if state.is_cancelled()]
+        rest = f"; not run: {', '.join(missing)}" if missing else ""
+        return Failed(message=f"{', '.join(failed)} failed{rest}")
+
+    def _repro(self, name: str) -> State:
+        start, result, last = time.monotonic(), None, ""
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
+        with Guarded(command + ["--force"] * self.force, _stage_environment()) as guarded:
+            self._running.add(guarded)
+            if self._stopped:  # said between the look above and the line before
+                guarded.end()
+            for line in lines(guarded.output()):
+                if is_hint(line):
+                    continue
+                get_run_logger().info(line)
+                result = result or outcome(line, name)
+                last = last if line.startswith("ERROR: failed to reproduce") else line
+            code = guarded.exit_code()
+        self._running.discard(guarded)
+        seconds = f"{time.monotonic() - start:.1f} s"
+        if self._stopped and code:
+            return Cancelled(name="Stopped", message=f"after {seconds}, the flow was ended")
+        if code:
+            return Failed(message=f"exit code {code} after {seconds}: {last}")
+        assert result, f"dvc repro did not say what became of {name}"
+        return Completed(name=result, message=_WORDS[result].format(seconds))
+
+    def _counts(self) -> str:
+        counts = Counter(str(state.name) for state in self._states.values())
+        parts = [f"{count} {_COUNTED.get(name, name)}" for name, count in counts.items()]
+        return f"{len(self._states)} of {len(self.plan)} stages" + (f": {', '.join(parts)}" if parts else "")
+
+
+def _stage_environment() -> dict[str, str]:
+    """`python` in a stage's command is the interpreter of the flow, and what it prints arrives at once."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {"PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+@contextmanager
+def one_flow_at_a_time() -> Iterator[None]:
+    """Hold the project's flow lock, or InputError: a second flow would change params.yaml under the first."""
+    _FLOW_LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with _FLOW_LOCK.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError("flow", f"already running (process {file.read()})", "wait for it, or end it") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,87 @@
+"""`key=value` written into params.yaml, its comments and layout kept."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.util import load_yaml_guess_indent
+
+from pipelines.check import check_params
+from triplex.runs.errors import InputError
+from triplex.runs.files import atomic_path
+from triplex.runs.params import PARAMS_FILE, load_yaml, nearest
+
+
+def parse(assignments: list[str]) -> dict[str, Any]:
+    """`["ppo.learning_rate=1e-5"]` as keys and values; a value is YAML 1.2. InputError for a mistake."""
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise InputError(f"-S {assignment}", "not key=value", "for example: -S ppo.learning_rate=1e-5")
+        try:
+            values[key] = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            raise InputError(f"-S {assignment}", "the value is not YAML", "quote it: -S 'key=\"text\"'") from error
+    return values
+
+
+def apply(values: dict[str, Any], path: Path = PARAMS_FILE) -> None:
+    """Write the values over the keys of params.yaml that they name; the file changes only if it is then valid.
+
+    InputError for a key that the file does not have, or a value that its stage does not take.
+    """
+    if not values:
+        return
+    document, layout = read_document(path)
+    for key, value in values.items():
+        _assign(document, key, value)
+    write_document(document, layout, path)
+
+
+def read_document(path: Path) -> tuple[Any, YAML]:
+    """A params file with its comments, and the writer that keeps its quotes and indentation."""
+    load_yaml(path)  # its errors are the better told ones
+    layout = YAML(typ="rt", pure=True)
+    layout.preserve_quotes, layout.width = True, 4096
+    document, indent, offset = load_yaml_guess_indent(path.read_text(encoding="utf-8"), yaml=layout)
+    if offset is not None:
+        layout.indent(sequence=indent, offset=offset)
+    return document, layout
+
+
+def write_document(document: Any, layout: YAML, path: Path = PARAMS_FILE) -> None:
+    """Write the document as params.yaml, atomically and only if every stage accepts it; else InputError."""
+    with atomic_path(path) as temporary:
+        layout.dump(document, temporary)
+        try:
+            check_params(temporary)
+        except InputError as error:
+            what = error.what.replace(str(temporary), str(path))
+            raise InputError(path, f"left as it was: {what}", error.remedy) from None
+
+
+def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a document with its dotted key, list items by their index."""
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in items:
+        if isinstance(value, dict | list) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _assign(document: Any, key: str, value: Any) -> None:
+    node, parts = document, key.split(".")
+    for depth, part in enumerate(parts):
+        index = int(part) if isinstance(node, list) and part.isdigit() else part
+        known = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
+        if index not in known:
+            names = [name for name, _ in leaves(document)]
+            raise InputError(f"{PARAMS_FILE}: {key}", "unknown key", nearest(key, names))
+        if depth == len(parts) - 1:
+            node[index] = value
+        else:
+            node = node[index]

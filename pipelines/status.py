@@ -1,0 +1,30 @@
+"""What `dvc status` says of each stage, in a few words."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from pipelines.graph import Stage
+from triplex.runs.errors import InputError
+
+
+def changes(graph: dict[str, Stage]) -> dict[str, list[str]]:
+    """For every stage what has changed since it last ran, nothing if it is up to date; InputError while one runs."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError("dvc status", done.stderr.strip(), "if a stage is running, wait for it")
+    found = json.loads(done.stdout)
+    return {name: [text for entry in found.get(name, []) for text in _words(entry)] for name in graph}
+
+
+def _words(entry: str | dict[str, dict[str, Any]]) -> list[str]:
+    """One entry of a stage: `changed command`, or what changed among its deps or outs, parameters key by key."""
+    if isinstance(entry, str):
+        return [entry.removeprefix("changed ")]
+    texts = []
+    for paths in entry.values():
+        for path, what in paths.items():
+            keys = what.items() if isinstance(what, dict) else [(path, what)]
+            texts += [f"{key} {how}" for key, how in keys]
+    return texts

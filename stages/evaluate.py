@@ -1,0 +1,61 @@
+"""evaluate: base, SFT and every tuned policy on the same held-out prompts."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from triplex.data.tables import SCHEMAS, read_table
+from triplex.evaluation.evaluate import EvaluateConfig, measure, sample_rows, summarise
+from triplex.models.loading import load_causal_lm
+from triplex.perplexity.scorer import FrozenScorer
+from triplex.rewards.folder import load_reward, load_reward_sentiment
+from triplex.runs.files import atomic_path, write_json
+from triplex.runs.params import ComputeConfig, Section, Seed, read_params
+from triplex.runs.progress import StepProgress
+from triplex.runs.stage import errors_in_words, run_stage
+
+HELD_OUT, BASELINES = Path("data/processed/eval.parquet"), Path("data/baselines.parquet")
+MODELS, REWARD, SFT = Path("models"), Path("models/reward"), Path("models/sft")
+NAMES = ("base", "sft", "ppo", "grpo")
+REPORT, SAMPLES = Path("reports/eval.json"), Path("reports/samples.parquet")
+
+
+class Params(Section):
+    """The sections of params.yaml that this stage reads."""
+
+    seed: Seed
+    compute: ComputeConfig
+    evaluate: EvaluateConfig
+
+
+def main() -> None:
+    """Run the stage."""
+    with errors_in_words():
+        params = read_params(Params)
+        with run_stage("evaluate", params) as run:
+            precision = params.compute.precision
+            held_out = read_table(HELD_OUT, SCHEMAS["eval"])
+            prompts = list(zip(held_out["id"].to_pylist(), held_out["prompt"].to_pylist(), strict=True))
+            reference, tokenizer = load_causal_lm(SFT, precision)
+            reward = load_reward(REWARD, SFT, BASELINES, precision)
+            sentiment = load_reward_sentiment(REWARD, precision)
+            scorer = FrozenScorer(reference, tokenizer)
+            tables: dict[str, pa.Table] = {}
+            with StepProgress("evaluate", len(NAMES) * len(prompts)) as progress:
+                for name in NAMES:
+                    model, own_tokenizer = load_causal_lm(MODELS / name, precision)
+                    rows = sample_rows(
+                        name, model, reference, own_tokenizer, prompts, params.evaluate, run.seed, progress
+                    )
+                    tables[name] = measure(rows, reward, sentiment, scorer)
+            write_json(REPORT, summarise(tables, run.seed))
+            with atomic_path(SAMPLES) as temporary:
+                pq.write_table(
+                    pa.concat_tables(tables.values()), temporary, compression="zstd", write_page_checksum=True
+                )
+            print(f"evaluate: {len(NAMES)} models on {len(prompts)} held-out prompts -> {REPORT}, {SAMPLES}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""prepare: the source named in params.yaml as the five tables of the pipeline and their data card."""
+
+from pathlib import Path
+
+from triplex.data.card import summary
+from triplex.data.derive import DataConfig, prepare
+from triplex.data.tables import SCHEMAS, write_table
+from triplex.runs.files import write_json
+from triplex.runs.params import ComputeConfig, Section, Seed, read_params
+from triplex.runs.stage import errors_in_words, run_stage
+
+OUT = Path("data/processed")
+
+
+class Params(Section):
+    """The sections of params.yaml that this stage reads."""
+
+    seed: Seed
+    compute: ComputeConfig
+    data: DataConfig
+
+
+def main() -> None:
+    """Run the stage."""
+    with errors_in_words():
+        params = read_params(Params)
+        with run_stage("prepare", params) as run:
+            prepared = prepare(params.data, run.seed)
+            for name, schema in SCHEMAS.items():
+                write_table(OUT / f"{name}.parquet", prepared.tables[name], schema)
+            write_json(OUT / "card.json", prepared.card)
+            print(summary(prepared.card))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What tests share: a byte-level BPE of a few hundred tokens and a GPT-2 of a few thousand weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
+
+TEXTS = (
+    "The tea kettle boils fast and the handle stays cool.",
+    "I like this lamp. It is bright, and it was cheap!",
+    "The chair broke after a week; I want my money back.",
+    "A good book, well made, but the print is small.",
+) * 4
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """One thread: the numbers of a CPU depend on the thread count."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """320 tokens; `<|endoftext|>` is 0, `<|pad|>` is 1."""
+    return train_tokenizer(list(TEXTS), vocab_size=320, max_positions=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[..., Any]:
+    """`tiny_lm(seed=0, architecture="gpt2")`: a fresh random model, 2 layers, 32 wide, 64 positions, in eval mode."""
+
+    def build(seed: int = 0, architecture: str = "gpt2") -> Any:
+        config = ScratchConfig(
+            kind="scratch", architecture=architecture, vocab_size=320, hidden_size=32, num_layers=2, num_heads=2,
+            max_positions=64,
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        return build_causal_lm(config, tiny_tokenizer).eval()
+
+    return build

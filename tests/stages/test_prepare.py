@@ -1,0 +1,71 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from triplex.data.tables import SCHEMAS, read_table
+
+PARAMS = """
+seed: 3
+compute: {threads: 1, precision: float32}
+data:
+  source:
+    kind: files
+    files: [{path: reviews.csv}]
+    columns: {text: body, label: sentiment}
+  prompt_words: 2
+  min_completion_words: 2
+  max_words: 20
+  eval_frac: 0.3
+  num_eval_prompts: 5
+"""
+STAGE = """
+stages:
+  prepare:
+    cmd: python -m stages.prepare
+    outs: [data/processed]
+"""
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "dvc.yaml").write_text(STAGE)
+    rows = [f'"the {n}th film, {tone}",{label}' for n in range(30) for label, tone in enumerate(["a bore", "a joy"])]
+    (tmp_path / "reviews.csv").write_text("body,sentiment\n" + "\n".join(rows) + "\n")
+    return tmp_path
+
+
+def run(project: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages.prepare"]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_stage_writes_five_tables_and_the_card_twice_the_same(project: Path) -> None:
+    done = run(project)
+    assert done.returncode == 0, done.stderr
+    assert "60 rows read, 60 kept" in done.stdout
+    out = project / "data" / "processed"
+    sizes = {name: read_table(out / f"{name}.parquet", schema).num_rows for name, schema in SCHEMAS.items()}
+    card = json.loads((out / "card.json").read_text())
+    assert card["tables"] == sizes
+    assert min(sizes.values()) > 0
+    assert card["labels"] == {"positive": 30, "negative": 30, "unknown": 0}
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert run(project).returncode == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_bad_row_ends_the_stage_in_words_and_writes_nothing(project: Path) -> None:
+    with (project / "reviews.csv").open("a") as file:
+        file.write('"one more film, fine",maybe\n')
+    done = run(project)
+    assert done.returncode == 2
+    assert "error: reviews.csv row 61: label: unknown label 'maybe'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "data").exists()

@@ -1,0 +1,98 @@
+"""A small run as the earlier stages leave it: evaluation, samples and curves."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from triplex.evaluation.comparison import compare
+from triplex.evaluation.plots import Picture, comparison_pictures, distribution_pictures, training_pictures
+
+MODELS = ("base", "sft", "ppo", "grpo")
+NUM_PROMPTS, NUM_STEPS = 24, 40
+
+
+def _samples(rng: np.random.Generator) -> pa.Table:
+    words = ["a", "quiet", "warm", "film", "moves", "slowly", "through", "the", "bright", "city", "never", "tires"]
+    rows = []
+    for level, model in enumerate(MODELS):
+        for index in range(NUM_PROMPTS):
+            sentiment, nats = (
+                float(rng.uniform(0.2 * level, 0.2 * level + 0.3)),
+                float(rng.normal(4 - 0.3 * level, 0.2)),
+            )
+            scores = {
+                "reward": sentiment - 0.1,
+                "sentiment": sentiment,
+                "repetition": 0.1 * level,
+                "kl_nats": 0.05 * level,
+            }
+            levels = {"word_nats": nats, "phrase_nats": nats + 0.3, "sentence_nats": nats + 0.1}
+            parts = {"rewards/sentiment": sentiment, "rewards/repetition": -0.1}
+            text = {"prompt": f"prompt number {index}", "response": " ".join(rng.choice(words, 9))}
+            rows.append(
+                {"id": f"e{index:03d}", "model": model, **text, "num_tokens": 9 + index % 5} | scores | levels | parts
+            )
+    table = pa.Table.from_pylist(rows)
+    return table.set_column(4, "num_tokens", table["num_tokens"].cast(pa.int32()))
+
+
+def _evaluation() -> dict:
+    def model(level: int) -> dict:
+        return {
+            "reward": {"mean": 0.2 * level, "std": 0.1, "min": 0.0, "max": 1.0, "ci_low": 0.1, "ci_high": 0.3},
+            "components": {"sentiment": 0.2 * level, "repetition": -0.1},
+            "sentiment": 0.2 * level, "distinct_1": 0.2, "distinct_2": 0.5, "vocabulary": 1234 + level,
+            "repetition": 0.1, "self_bleu": 0.25, "length": 11.0, "kl_nats": 0.05 * level,
+            "perplexity": {"word": 30.0, "phrase": 40.0, "sentence": 35.0},
+        }  # fmt: skip
+
+    clear, noise = {"diff": 0.31, "ci_low": 0.27, "ci_high": 0.35}, {"diff": 0.4, "ci_low": -1.1, "ci_high": 1.9}
+    below = {"diff": -0.2, "ci_low": -0.24, "ci_high": -0.16}
+    return {
+        "models": {name: model(level) for level, name in enumerate(MODELS)},
+        "paired": {
+            "base": {"reward": below, "sentiment": below, "repetition": below, "length": noise},
+            "ppo": {"reward": clear, "sentiment": clear, "repetition": clear, "length": noise},
+            "grpo": {"reward": clear, "sentiment": clear, "repetition": noise, "length": noise},
+        },
+        "reference": "sft",
+        "num_prompts": NUM_PROMPTS,
+        "confidence": 0.95,
+    }
+
+
+def _curves(rng: np.random.Generator) -> dict:
+    def run(seed: int) -> dict:
+        rise = np.linspace(0, 1, NUM_STEPS)
+        columns = {
+            "reward": rise, "kl": 0.2 * rise, "kl_target": np.full(NUM_STEPS, 0.1), "kl_coef": np.full(NUM_STEPS, 0.05),
+            "entropy": 3 - rise, "loss": -0.1 * rise, "policy_loss": -0.1 * rise, "clip_ratio": 0.1 * rise,
+            "completions/mean_length": 20 + 5 * rise, "completions/terminated_frac": 0.5 + 0.4 * rise,
+            "rewards/sentiment": 1.1 * rise, "rewards/repetition": -0.1 * rise,
+        }  # fmt: skip
+        noisy = {name: (values + rng.normal(0, 0.01, NUM_STEPS)).tolist() for name, values in columns.items()}
+        return {"step": list(range(1, NUM_STEPS + 1)), **noisy}
+
+    ppo, grpo = run(0), run(1)
+    ppo["value_loss"] = np.linspace(0.5, 0.1, NUM_STEPS).tolist()
+    grpo["kl_target"] = [None] * NUM_STEPS
+    return {"ppo": ppo, "grpo": grpo}
+
+
+@pytest.fixture(scope="session")
+def finished_run() -> SimpleNamespace:
+    rng = np.random.default_rng(7)
+    return SimpleNamespace(evaluation=_evaluation(), samples=_samples(rng), curves=_curves(rng), models=MODELS)
+
+
+@pytest.fixture(scope="session")
+def pictures(finished_run: SimpleNamespace) -> dict[str, list[Picture]]:
+    """Every picture of the run by the report's section; drawn once, for it takes seconds."""
+    measures = compare(finished_run.evaluation, finished_run.samples, seed=1)
+    return {
+        "comparison": comparison_pictures(measures),
+        "training": training_pictures(finished_run.curves),
+        "distribution": distribution_pictures(finished_run.samples, finished_run.models),
+    }

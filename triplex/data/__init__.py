@@ -1,0 +1,1 @@
+"""From raw text to the five tables that the pipeline reads."""

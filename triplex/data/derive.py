@@ -1,0 +1,142 @@
+"""From a source to the five tables and their data card; the same rows in any order give the same bytes."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from triplex.data.card import data_card
+from triplex.data.files import Record
+from triplex.data.rows import Row, read_rows, words
+from triplex.data.sources import Source, Stream, open_source
+from triplex.data.splits import check_overlap, deduplicate, group_key, hash_fraction, split
+from triplex.runs.errors import InputError
+from triplex.runs.params import Section
+
+Table = list[dict[str, Any]]
+
+
+class DataConfig(Section):
+    """`data:` the source and what is made of it."""
+
+    source: Source
+    prompt_words: int = Field(ge=1, le=1000, description="a text's first words are its prompt, the rest its completion")
+    min_completion_words: int = Field(ge=1, description="rows with a shorter completion are in the corpus alone")
+    max_words: int = Field(ge=2, description="longer texts are cut after this many words")
+    eval_frac: float = Field(gt=0, lt=1, description="fraction of the prompts that is held out")
+    num_eval_prompts: int = Field(ge=1, description="held-out prompts in the eval table, at most")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.prompt_words + self.min_completion_words > self.max_words:
+            raise ValueError("max_words is below prompt_words + min_completion_words: no row would be left")
+        return self
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of each table by its name, and the data card."""
+
+    tables: dict[str, Table]
+    card: dict[str, Any]
+
+
+def prepare(config: DataConfig, seed: int) -> Prepared:
+    """Read the source and derive everything from it; `seed` is for embedded reviews.
+
+    InputError for what is wrong in the source, and when either side of the split is left without a prompt.
+    """
+    counts: Counter[str] = Counter()
+    ignored: set[str] = set()
+    material = open_source(config.source, seed)
+    rows = deduplicate(_read(material.train, config, counts, ignored), counts)
+    if material.held_out is None:
+        train, held_out = split(rows, config.eval_frac)
+    else:
+        train, held_out = rows, deduplicate(_read(material.held_out, config, counts, ignored), counts)
+    check_overlap(train, held_out)
+    tables = derive_tables(train, held_out, config.min_completion_words, config.num_eval_prompts)
+    if not tables["prompts"] or not tables["eval"]:
+        sides = f"{len(tables['prompts'])} training and {len(tables['eval'])} held-out prompts"
+        remedy = "give more rows, raise data.eval_frac, or lower data.prompt_words or data.min_completion_words"
+        raise InputError("data", f"{sides} from {len(train) + len(held_out)} rows", remedy)
+    facts = [stream.facts for stream in [*material.train, *(material.held_out or [])]]
+    card = data_card(config.model_dump(mode="json"), facts, counts, sorted(ignored), (train, held_out), tables)
+    return Prepared(tables, card)
+
+
+def _read(streams: list[Stream], config: DataConfig, counts: Counter[str], ignored: set[str]) -> list[Row]:
+    rows: list[Row] = []
+    for stream in streams:
+        records = _noting_ignored(stream.records, ignored)
+        found = list(read_rows(records, config.prompt_words, config.max_words, counts))
+        if not found:
+            raise InputError(stream.name, "no row with text", "check the file and data.source.columns")
+        rows += found
+    return rows
+
+
+def _noting_ignored(records: Iterable[Record], ignored: set[str]) -> Iterator[Record]:
+    for record in records:
+        ignored.update(record.ignored)
+        yield record
+
+
+def derive_tables(
+    train: list[Row], held_out: list[Row], min_completion_words: int, num_eval_prompts: int
+) -> dict[str, Table]:
+    """The five tables, each in the order of its ids.
+
+    The evaluation prompts are the first by the hash of the prompt, so that a prompt with many rows is not likelier.
+    """
+    usable, candidates = (
+        [row for row in rows if len(words(row.completion)) >= min_completion_words] for rows in (train, held_out)
+    )
+    questions = sorted(_one_per_prompt(candidates), key=lambda row: hash_fraction(group_key(row.prompt)))
+    return {
+        "corpus": _table((row_id(row.text), {"text": row.text, "label": row.label}) for row in train),
+        "sft": _table(map(_identified, usable)),
+        "prompts": _table((row_id(row.prompt), {"prompt": row.prompt}) for row in _one_per_prompt(usable)),
+        "preferences": _table((row_id(*triple.values()), triple) for triple in _preferences(train, usable)),
+        "eval": _table(map(_identified, questions[:num_eval_prompts])),
+    }
+
+
+def row_id(*texts: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the texts, a NUL (which no text holds) between them."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
+    by_id = dict(rows)
+    return [{"id": name, **by_id[name]} for name in sorted(by_id)]
+
+
+def _identified(row: Row) -> tuple[str, dict[str, Any]]:
+    return row_id(row.text), {"prompt": row.prompt, "completion": row.completion, "label": row.label}
+
+
+def _one_per_prompt(rows: Iterable[Row]) -> list[Row]:
+    """The row with the smallest id of each group of rows with the same prompt."""
+    first: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row_id(row.text), reverse=True):
+        first[group_key(row.prompt)] = row
+    return list(first.values())
+
+
+def _preferences(rows: Iterable[Row], usable: Iterable[Row]) -> list[dict[str, str]]:
+    """The given pairs of `rows`, then pairs of labelled rows of the same prompt: the n-th positive by id, chosen,
+    with the n-th negative, so that each row is in one pair at most."""
+    pairs = [(row.prompt, row.completion, row.rejected) for row in rows if row.rejected is not None]
+    by_prompt: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
+    for row in sorted(usable, key=lambda row: row_id(row.text)):
+        if row.label is not None and row.rejected is None:
+            by_prompt[row.prompt][row.label].append(row)
+    for prompt, (negative, positive) in by_prompt.items():
+        pairs += [
+            (prompt, chosen.completion, worse.completion) for worse, chosen in zip(negative, positive, strict=False)
+        ]
+    return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in pairs]

@@ -1,0 +1,272 @@
+"""A text, CSV, JSON-lines or parquet file as records; what is wrong with it is an InputError that says where.
+
+A file is examined byte by byte before its first record is given out, and must still be the same file after its last.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from triplex.runs.errors import InputError
+from triplex.runs.files import sha256_file
+from triplex.runs.params import nearest
+
+FORMATS = (".txt", ".csv", ".jsonl", ".parquet")
+MAX_LINE_BYTES = 10_000_000
+#: a parquet file that unpacks to more than this many times its size is refused
+MAX_PACKING_RATIO = 100
+BATCH_ROWS = 1000
+
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+}
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+_DVC_POINTER = re.compile(rb"^outs:\s*\n\s*- ", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row: where it stands, its values by column (later: by role) and the columns that are left unread."""
+
+    source: str
+    unit: str
+    number: int
+    values: dict[str, Any]
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """E.g. `reviews.jsonl line 17`; rows of CSV and parquet are counted from 1, the header not among them."""
+        return f"{self.source} {self.unit} {self.number}"
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that passed the examination of its bytes."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+    delimiter: str
+    identity: tuple[int, ...]
+
+    def records(self) -> Iterator[Record]:
+        """The records in file order; InputError at the first that cannot be read, when there is none, or when the
+        file is no longer the one that was examined."""
+        empty = True
+        try:
+            for record in _READERS[self.path.suffix.lower()](self):
+                empty = False
+                yield record
+        finally:
+            if not self.path.is_file() or _identity(self.path) != self.identity:
+                raise InputError(self.path, "changed while it was read", "wait until it is written, then start again")
+        if empty:
+            raise InputError(self.path, "no rows", "a file holds one row at least, beside the header")
+
+
+def open_file(path: Path, delimiter: str = ",") -> InputFile:
+    """Examine `path`: a regular file of a known format, not packed, not a pointer, text valid and lines not too long.
+
+    `delimiter` is for CSV. The SHA-256 is that of the bytes on the disk.
+    """
+    path = path.expanduser()
+    _refuse_unless_regular(path)
+    identity = _identity(path)
+    _refuse_by_content(path)
+    digest = sha256_file(path) if path.suffix.lower() == ".parquet" else _examine_text(path)
+    return InputFile(path, digest, path.stat().st_size, delimiter, identity)
+
+
+def arrow_records(source: str, batches: Iterator[pa.RecordBatch]) -> Iterator[Record]:
+    """The rows of Arrow batches as records; dictionary and large strings come out as plain ones."""
+    number = 0
+    for batch in batches:
+        batch.validate(full=True)
+        for values in batch.to_pylist():
+            number += 1
+            yield Record(source, "row", number, values)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    now = path.stat()
+    return now.st_ino, now.st_size, now.st_mtime_ns
+
+
+def _refuse_unless_regular(path: Path) -> None:
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(path, f"unknown format {path.suffix!r}", f"name it by what it is: {', '.join(FORMATS)}")
+    try:
+        mode, size = path.stat().st_mode, path.stat().st_size
+    except OSError as error:
+        raise InputError(path, (error.strerror or "cannot be opened").lower(), _remedy_if_missing(path)) from error
+    if not stat.S_ISREG(mode):
+        kind = "directory" if stat.S_ISDIR(mode) else "pipe, socket or device"
+        raise InputError(path, f"a {kind}, not a file", "name the file itself")
+    named, real, project = Path(os.path.abspath(path)), path.resolve(), Path.cwd()
+    if named.is_relative_to(project) and not real.is_relative_to(project):
+        raise InputError(path, f"a link to {real}, outside the project", "name that file by its own path")
+    if size == 0:
+        raise InputError(path, "empty, 0 bytes", "download or write it again")
+
+
+def _remedy_if_missing(path: Path) -> str:
+    if path.with_name(f"{path.name}.dvc").is_file():
+        return f"run `dvc pull {path}`"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    files = [file.name for file in path.parent.iterdir() if file.suffix.lower() in FORMATS]
+    return nearest(path.name, files) if files else f"no {', '.join(FORMATS)} file is in {path.parent}"
+
+
+def _refuse_by_content(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    for magic, name in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise InputError(path, f"packed with {name}", f"unpack it first; plain {path.suffix} is read")
+    if head.startswith(_LFS_POINTER):
+        raise InputError(path, "a Git LFS pointer, not the data", f"run `git lfs pull --include {path}`")
+    if _DVC_POINTER.search(head) and b"md5:" in head:
+        raise InputError(path, "a .dvc pointer, not the data", "run `dvc pull`, and name the data file")
+    if head.startswith(_UTF16):
+        raise InputError(path, "UTF-16, not UTF-8, at byte 0", f"iconv -f utf-16 -t utf-8 {path} > new{path.suffix}")
+    if head.startswith(b"PAR1") and path.suffix.lower() != ".parquet":
+        raise InputError(path, f"parquet named {path.suffix}", "rename it to .parquet")
+
+
+def _examine_text(path: Path) -> str:
+    """SHA-256 of a text file whose every line is short enough, UTF-8 and free of NUL."""
+    digest, offset, number = hashlib.sha256(), 0, 0
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            where = f"{path} line {number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise InputError(where, f"longer than {MAX_LINE_BYTES} bytes", "one row a line; cut long texts")
+            if b"\0" in line:
+                raise InputError(where, f"NUL at byte {offset + line.index(0)}", "save the file as UTF-8 text")
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                what = f"not UTF-8 at byte {offset + error.start} (0x{line[error.start]:02x})"
+                remedy = f"when it is Latin-1: iconv -f latin1 -t utf-8 {path} > new{path.suffix}"
+                raise InputError(where, what, remedy) from error
+            digest.update(line)
+            offset += len(line)
+    return digest.hexdigest()
+
+
+def _read_txt(file: InputFile) -> Iterator[Record]:
+    with file.path.open(encoding="utf-8-sig", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            yield Record(str(file.path), "line", number, {"text": line})
+
+
+def _read_jsonl(file: InputFile) -> Iterator[Record]:
+    with file.path.open(encoding="utf-8-sig", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.isspace():
+                yield Record(str(file.path), "line", number, _parse_object(line, f"{file.path} line {number}"))
+
+
+def _parse_object(line: str, where: str) -> dict[str, Any]:
+    if line.lstrip().startswith("["):
+        raise InputError(where, "a JSON array; one object a line is read", "jq -c '.[]' rows.json > rows.jsonl")
+    try:
+        value = json.loads(line, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} column {error.colno}", error.msg, "one whole JSON object a line") from error
+    except (ValueError, RecursionError) as error:  # NaN, a number of thousands of digits, thousands of brackets
+        raise InputError(where, str(error), "one JSON object of text and plain numbers a line") from error
+    if not isinstance(value, dict):
+        raise InputError(where, f"holds {type(value).__name__}, not an object", 'one object a line: {"text": "..."}')
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _read_csv(file: InputFile) -> Iterator[Record]:
+    names = _csv_header(file)
+    try:
+        reader = pacsv.open_csv(
+            file.path,
+            pacsv.ReadOptions(use_threads=False, block_size=2 * MAX_LINE_BYTES),
+            pacsv.ParseOptions(delimiter=file.delimiter, newlines_in_values=True),
+            pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+        )
+        yield from arrow_records(str(file.path), iter(reader))
+    except pa.ArrowInvalid as error:
+        raise _csv_error(file, str(error).splitlines()[0]) from error
+
+
+def _csv_header(file: InputFile) -> list[str]:
+    with file.path.open(encoding="utf-8-sig", newline="") as lines:
+        try:
+            names = next(filter(None, csv.reader(lines, delimiter=file.delimiter)), [])
+        except csv.Error as error:
+            raise InputError(f"{file.path} header", str(error), "the first line names the columns") from error
+    other = [mark for mark in ";\t|," if mark != file.delimiter and mark in "".join(names)]
+    if len(names) == 1 and other:
+        raise InputError(
+            file.path, f"one column {names[0]!r}: the delimiter is not {file.delimiter!r}", f'delimiter: "{other[0]}"'
+        )
+    if len(set(names)) < len(names):
+        raise InputError(file.path, f"a column name occurs twice in {names}", "rename the columns")
+    return names
+
+
+def _csv_error(file: InputFile, message: str) -> InputError:
+    remedy = 'a value with a delimiter, quote or newline stands in "quotes", and every quote is closed'
+    if found := re.search(r"Row #(\d+): (.*)", message):  # the parser counts the header as row 1
+        return InputError(f"{file.path} row {int(found[1]) - 1}", found[2][:200], remedy)
+    return InputError(file.path, message[:200], remedy)
+
+
+def _read_parquet(file: InputFile) -> Iterator[Record]:
+    number, where = 0, str(file.path)
+    try:
+        parquet = pq.ParquetFile(file.path, page_checksum_verification=True)
+        _refuse_bomb(file, parquet.metadata)
+        for record in arrow_records(where, parquet.iter_batches(batch_size=BATCH_ROWS)):
+            number = record.number
+            yield record
+    except (pa.ArrowException, OSError) as error:
+        place = f"{where} after row {number}" if number else where
+        raise InputError(
+            place, f"damaged parquet ({str(error).splitlines()[0]})", "download or write it again, or `dvc checkout`"
+        ) from error
+
+
+def _refuse_bomb(file: InputFile, metadata: pq.FileMetaData) -> None:
+    size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    if size > MAX_PACKING_RATIO * file.num_bytes:
+        raise InputError(
+            file.path, f"unpacks from {file.num_bytes} to {size} bytes", "write it again with less repetition"
+        )
+
+
+_READERS: dict[str, Callable[[InputFile], Iterator[Record]]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

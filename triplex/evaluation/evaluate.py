@@ -1,0 +1,145 @@
+"""Every model answers the same held-out prompts with the same seeds, and is measured in the same way."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from triplex.evaluation.metrics import distinct_n, repetition, self_bleu, vocabulary
+from triplex.evaluation.statistics import CONFIDENCE, paired_difference, summary
+from triplex.models.loading import eos_token_ids
+from triplex.models.policy import response_outputs
+from triplex.perplexity.scorer import FrozenScorer
+from triplex.rewards.composite import CompositeReward
+from triplex.rewards.contract import Reward
+from triplex.rl.kl import kl_full
+from triplex.rl.masked import masked_mean
+from triplex.rl.rollout import decode, encode_prompts, sample_responses
+from triplex.runs.params import Section
+from triplex.runs.progress import StepProgress
+from triplex.runs.seeds import derive_seed
+
+REFERENCE = "sft"
+PAIRED = ("reward", "sentiment", "repetition", "length", "kl_nats")
+
+
+class EvaluateConfig(Section):
+    """`evaluate:` how held-out responses are sampled."""
+
+    max_new_tokens: int = Field(ge=1)
+    temperature: float = Field(gt=0)
+    batch_size: int = Field(ge=1, description="prompts in one pass; memory and speed")
+
+
+def sample_rows(
+    name: str,
+    model: Any,
+    reference: Any,
+    tokenizer: Any,
+    prompts: Sequence[tuple[str, str]],
+    config: EvaluateConfig,
+    seed: int,
+    progress: StepProgress,
+) -> list[dict[str, Any]]:
+    """One row a prompt (id, text): the response of `model` and its KL to `reference`, nats per token.
+
+    The KL is exact over the vocabulary at each place of the response, at temperature 1, and 0 for no token. A prompt's
+    seed does not depend on the model.
+    """
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(prompts), config.batch_size):
+        chunk = prompts[start : start + config.batch_size]
+        prompt_ids, prompt_mask = encode_prompts(tokenizer, [text for _, text in chunk], model.device)
+        responses = sample_responses(
+            model, prompt_ids, prompt_mask, [derive_seed(seed, prompt_id) for prompt_id, _ in chunk], group_size=1,
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+            eos_ids=eos_token_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        inputs = (prompt_ids, prompt_mask, responses.ids, responses.mask)
+        kl = masked_mean(_kl(model, reference, *inputs), responses.mask, dim=1).tolist()
+        texts, ids = decode(tokenizer, responses)
+        for (prompt_id, prompt), text, tokens, nats in zip(chunk, texts, ids, kl, strict=True):
+            row = {"id": prompt_id, "model": name, "prompt": prompt, "response": text, "completion_ids": tokens}
+            rows.append(row | {"num_tokens": len(tokens), "kl_nats": nats})
+        progress.advance(len(chunk))
+    return rows
+
+
+@torch.no_grad()
+def _kl(model: Any, reference: Any, *inputs: Tensor) -> Tensor:
+    return kl_full(response_outputs(model, *inputs)[0], response_outputs(reference, *inputs)[0])
+
+
+def measure(rows: list[dict[str, Any]], reward: CompositeReward, sentiment: Reward, scorer: FrozenScorer) -> pa.Table:
+    """The rows as the table of samples: with the reward and its parts, sentiment, repetition and each level's nats."""
+    prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
+    ids = [row.pop("completion_ids") for row in rows]
+    scored = reward.score(prompts, texts, ids)
+    columns: dict[str, Any] = {
+        "reward": scored.total.double().tolist(),
+        "sentiment": sentiment(prompts, texts, ids),
+        "repetition": [repetition(text) for text in texts],
+    }
+    levels = scorer.level_nats(prompts, texts).double()
+    columns |= {
+        f"{level}_nats": levels[:, i].tolist() for i, level in enumerate(("word", "phrase", "sentence"), start=1)
+    }
+    columns |= {f"rewards/{name}": part.double().tolist() for name, part in scored.components.items()}
+    table = pa.Table.from_pylist(rows).set_column(
+        4, "num_tokens", pa.array([r["num_tokens"] for r in rows], pa.int32())
+    )
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, pa.float64()))
+    return table
+
+
+def summarise(tables: Mapping[str, pa.Table], seed: int) -> dict[str, Any]:
+    """reports/eval.json: each model's measures, and its paired differences to the SFT model with 95 % intervals."""
+    models = {name: _model_summary(table, seed) for name, table in tables.items()}
+    paired = {
+        name: {key: paired_difference(_values(table, key), _values(tables[REFERENCE], key), seed) for key in PAIRED}
+        for name, table in tables.items()
+        if name != REFERENCE
+    }
+    num_prompts = len(tables[REFERENCE])
+    return {
+        "models": models,
+        "paired": paired,
+        "reference": REFERENCE,
+        "num_prompts": num_prompts,
+        "confidence": CONFIDENCE,
+    }
+
+
+def _values(table: pa.Table, key: str) -> list[float]:
+    return table["num_tokens" if key == "length" else key].to_pylist()
+
+
+def _model_summary(table: pa.Table, seed: int) -> dict[str, Any]:
+    texts = table["response"].to_pylist()
+
+    def mean(key: str) -> float:
+        values = _values(table, key)
+        return sum(values) / len(values)
+
+    parts = [name for name in table.column_names if name.startswith("rewards/")]
+    return {
+        "reward": summary(_values(table, "reward"), seed),
+        "components": {name.removeprefix("rewards/"): mean(name) for name in parts},
+        "sentiment": mean("sentiment"),
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+        "vocabulary": vocabulary(texts),
+        "repetition": mean("repetition"),
+        "self_bleu": self_bleu(texts, seed),
+        "length": mean("length"),
+        "kl_nats": mean("kl_nats"),
+        "perplexity": {level: _perplexity(mean(f"{level}_nats")) for level in ("word", "phrase", "sentence")},
+    }
+
+
+def _perplexity(nats: float) -> float:
+    return float(torch.tensor(nats, dtype=torch.float64).exp())

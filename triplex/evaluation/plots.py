@@ -1,0 +1,281 @@
+"""Pictures of a run, each in a light and a dark version; equal data give equal bytes."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib import rcParams, style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from triplex.evaluation.comparison import Measure, display, number
+
+#: a model's colour, in every picture and on the page: told apart with the common colour blindnesses,
+#: and at least 3 : 1 against both grounds (after Okabe and Ito 2008)
+COLOURS = {"base": "#6E747B", "sft": "#D07A00", "ppo": "#2B6FD0", "grpo": "#00A878"}
+_OTHER_MODEL = "#B0559A"
+_PARTS = (  # colour and dashes of the reward's parts, in alphabetical order
+    ("#B0559A", "--"),
+    ("#8C6D31", "-."),
+    ("#7F858C", ":"),
+    ("#C4483A", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
+    ("#6A6FB5", (0, (3, 3))),
+    ("#4E8F8F", (0, (1, 3))),
+)
+THEMES = {
+    "light": {"ground": "#FFFFFF", "ink": "#24292F", "quiet": "#5B6570", "line": "#DDE1E6"},
+    "dark": {"ground": "#1B1F24", "ink": "#E6E8EB", "quiet": "#A3ACB6", "line": "#363C44"},
+}
+_LEVELS = {"word": "o", "phrase": "s", "sentence": "^"}  # and their markers
+_INTERVAL = "line: 95 % interval"
+_SMALL, _WIDE, _TALL = (4.2, 2.7), (5.4, 3.5), (5.4, 4.3)  # inches
+_DPI = 150
+_NUM_BINS = 30
+
+Curves = Mapping[str, Sequence[Any]]  # a column of numbers or None by its name
+Paint = Callable[[Figure], None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture's file name without suffix, what is seen on it, and its PNG on a light and on a dark ground."""
+
+    name: str
+    title: str
+    light: bytes
+    dark: bytes
+
+
+def training_pictures(curves: Mapping[str, Curves]) -> list[Picture]:
+    """Each algorithm's reward, KL and losses, on equal scales beside each other; then what is shared by all."""
+    drawn = []
+    for quantity in (_reward, _kl, _losses):
+        drawn += [quantity(algorithm, curves) for algorithm in curves]
+    drawn.append(_shared("clip", "Share of tokens whose ratio was clipped", "clip_ratio", "share of tokens", curves))
+    drawn.append(_shared("entropy", "Entropy of the policy", "entropy", "nats per token", curves))
+    drawn.append(_shared("ended", "Responses that ended by themselves", "completions/terminated_frac", "share", curves))
+    drawn.append(_shared("length", "Mean response length", "completions/mean_length", "tokens", curves))
+    return drawn
+
+
+def comparison_pictures(measures: Sequence[Measure]) -> list[Picture]:
+    """Each model with its 95 % interval: reward, sentiment, distinct-2, repetition, KL, perplexity on three levels."""
+    by_key = {measure.key: measure for measure in measures}
+    bars = [_bars(by_key[key]) for key in ("reward", "sentiment", "distinct_2", "repetition", "kl")]
+    return [*bars, _perplexity({level: by_key[f"perplexity_{level}"] for level in _LEVELS})]
+
+
+def distribution_pictures(samples: pa.Table, models: Sequence[str]) -> list[Picture]:
+    """How reward and length spread over the responses, a row of bins a model."""
+    return [
+        _histograms("reward", "Reward of each response", "reward", samples, models),
+        _histograms("num_tokens", "Length of each response", "tokens", samples, models),
+    ]
+
+
+def _reward(algorithm: str, curves: Mapping[str, Curves]) -> Picture:
+    columns = sorted({name for run in curves.values() for name in run if name.startswith("rewards/")})
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for index, column in enumerate(columns):
+            if column in curves[algorithm]:
+                colour, dashes = _PARTS[index % len(_PARTS)]
+                _line(axes, curves[algorithm], column, colour, column.removeprefix("rewards/"), linestyle=dashes)
+        _line(axes, curves[algorithm], "reward", _colour(algorithm), "reward (sum)", linewidth=2.4)
+        _finish(axes, curves, ["reward", *columns], "reward")
+        _legend(axes)
+
+    return _draw(f"reward-{algorithm}", f"{display(algorithm)}: reward and the parts of its sum", _WIDE, paint)
+
+
+def _kl(algorithm: str, curves: Mapping[str, Curves]) -> Picture:
+    def paint(figure: Figure) -> None:
+        above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+        _line(above, curves[algorithm], "kl_target", "#C4483A", "target", smooth=False, linestyle="--")
+        _line(above, curves[algorithm], "kl", _colour(algorithm), "KL")
+        _line(below, curves[algorithm], "kl_coef", _colour(algorithm), "coefficient", smooth=False)
+        _finish(above, curves, ["kl", "kl_target"], "nats per token")
+        _finish(below, curves, ["kl_coef"], "coefficient")
+        above.set_xlabel("")
+        _legend(above)
+
+    title = f"{display(algorithm)}: KL to the reference, and its coefficient"
+    return _draw(f"kl-{algorithm}", title, _TALL, paint)
+
+
+def _losses(algorithm: str, curves: Mapping[str, Curves]) -> Picture:
+    names = {"loss": "loss", "policy_loss": "policy loss", "value_loss": "value loss"}
+
+    def paint(figure: Figure) -> None:
+        shown = [name for name in names if name in curves[algorithm]]
+        rows = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
+        for axes, name in zip(rows, shown, strict=True):
+            _line(axes, curves[algorithm], name, _colour(algorithm), names[name])
+            _finish(axes, curves, [name], names[name])
+            if axes is not rows[-1]:
+                axes.set_xlabel("")
+
+    return _draw(f"loss-{algorithm}", f"{display(algorithm)}: losses", _TALL, paint)
+
+
+def _shared(name: str, title: str, column: str, unit: str, curves: Mapping[str, Curves]) -> Picture:
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for algorithm, run in curves.items():
+            _line(axes, run, column, _colour(algorithm), display(algorithm))
+        _finish(axes, curves, [column], unit)
+        _legend(axes)
+
+    return _draw(name, title, _WIDE, paint)
+
+
+def _bars(measure: Measure) -> Picture:
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row, (model, (value, low, high)) in enumerate(measure.models.items()):
+            if value is not None and low is not None and high is not None:
+                axes.barh(row, value, height=0.62, color=_colour(model))
+                axes.hlines(row, low, high, color=rcParams["text.color"], linewidth=1.6)
+                label = number(value, min(measure.digits, 2))
+                axes.annotate(label, (max(high, 0), row), (5, 0), textcoords="offset points", va="center")
+        axes.axvline(0, color=rcParams["text.color"], linewidth=0.8)
+        axes.margins(x=0.18)
+        _model_rows(axes, measure)
+        axes.set_xlabel(f"{measure.unit}; {_INTERVAL}" if measure.unit else _INTERVAL)
+
+    return _draw(f"compare-{measure.key}", measure.label, _SMALL, paint)
+
+
+def _perplexity(levels: Mapping[str, Measure]) -> Picture:
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for offset, (level, measure) in zip((-0.22, 0, 0.22), levels.items(), strict=True):
+            axes.plot([], [], _LEVELS[level], color=rcParams["text.color"], label=level, markersize=6)
+            for row, (model, (value, low, high)) in enumerate(measure.models.items()):
+                if value is not None and low is not None and high is not None:
+                    axes.hlines(row + offset, low, high, color=rcParams["text.color"], linewidth=1.6)
+                    axes.plot(value, row + offset, _LEVELS[level], color=_colour(model), markersize=7)
+        axes.set_xlim(left=0)
+        _model_rows(axes, levels["word"])
+        axes.set_xlabel(_INTERVAL)
+        _legend(axes)
+
+    return _draw("compare-perplexity", "Perplexity on three levels", _SMALL, paint)
+
+
+def _model_rows(axes: Axes, measure: Measure) -> None:
+    axes.set_yticks(range(len(measure.models)), [display(model) for model in measure.models])
+    axes.set_ylim(len(measure.models) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+
+
+def _histograms(column: str, title: str, unit: str, samples: pa.Table, models: Sequence[str]) -> Picture:
+    values = {model: samples.filter(pc.equal(samples["model"], model))[column].to_numpy() for model in models}
+    edges = _bin_edges(np.concatenate(list(values.values())))
+
+    def paint(figure: Figure) -> None:
+        rows = figure.subplots(len(models), sharex=True, sharey=True, squeeze=False)[:, 0]
+        for axes, (model, found) in zip(rows, values.items(), strict=True):
+            axes.hist(found, bins=edges, color=_colour(model))
+            axes.axvline(found.mean(), color=rcParams["text.color"], linewidth=1.6)
+            axes.set_ylabel(display(model), rotation=0, ha="right", va="center")
+            axes.grid(visible=False, axis="y")
+        rows[-1].set_xlabel(f"{unit}; line: mean; height: number of responses")
+
+    return _draw(f"spread-{column}", title, _TALL, paint)
+
+
+def _bin_edges(values: NDArray[Any]) -> NDArray[np.float64]:
+    """About _NUM_BINS bins of one width over all the values; for counts of tokens the width is a whole number."""
+    low, high = values.min(), values.max()
+    if np.issubdtype(values.dtype, np.integer):
+        width = 1 + (high - low) // _NUM_BINS
+        return np.arange(low, high + width + 1, width) - 0.5
+    return np.histogram_bin_edges(values, _NUM_BINS)
+
+
+def _line(axes: Axes, run: Curves, column: str, colour: str, label: str, *, smooth: bool = True, **kwargs: Any) -> None:
+    """Each step thin, the running mean bold; nothing where the run has no such number."""
+    values = np.array(run.get(column, []), dtype=np.float64)
+    if np.isfinite(values).any():
+        if smooth:
+            axes.plot(run["step"], values, color=colour, linewidth=0.8, alpha=0.35)
+            values = running_mean(values)
+        axes.plot(run["step"], values, color=colour, label=label, **kwargs)
+
+
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over a window of a tenth of the steps around each step, cut off at both ends."""
+    width = max(1, len(values) // 20) * 2 + 1
+    window = np.ones(min(width, len(values)))
+    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+
+
+def _finish(axes: Axes, curves: Mapping[str, Curves], columns: Sequence[str], unit: str) -> None:
+    """Axes that are the same for every algorithm, whatever the others reach."""
+    values = np.concatenate([np.array(run.get(name, []), np.float64) for run in curves.values() for name in columns])
+    values = values[np.isfinite(values)]
+    if values.size and np.ptp(values):
+        margin = 0.06 * np.ptp(values)
+        axes.set_ylim(values.min() - margin, values.max() + margin)
+    axes.set_xlim(0, max(run["step"][-1] for run in curves.values()))
+    axes.set_xlabel("step")
+    axes.set_ylabel(unit)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+
+
+def _colour(model: str) -> str:
+    return COLOURS.get(model, _OTHER_MODEL)
+
+
+def _draw(name: str, title: str, size: tuple[float, float], paint: Paint) -> Picture:
+    images = {}
+    for theme, colours in THEMES.items():
+        with style.context(["default", _style(colours)]):
+            figure = Figure(figsize=size, layout="constrained")
+            figure.suptitle(title, x=0.015, ha="left")
+            paint(figure)
+            image = io.BytesIO()
+            figure.savefig(image, format="png", dpi=_DPI, metadata={"Software": None})
+        images[theme] = image.getvalue()
+    return Picture(name, title, **images)
+
+
+def _style(colours: Mapping[str, str]) -> dict[str, Any]:
+    """matplotlib's own defaults (never the user's file) and the font that it brings, on the theme's ground."""
+    ink, quiet, ground = colours["ink"], colours["quiet"], colours["ground"]
+    return {
+        "font.family": "DejaVu Sans",
+        "font.size": 11,
+        "figure.titlesize": 11.5,
+        "figure.titleweight": "bold",
+        "figure.facecolor": ground,
+        "axes.facecolor": ground,
+        "axes.edgecolor": colours["line"],
+        "axes.labelcolor": quiet,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": colours["line"],
+        "grid.linewidth": 0.8,
+        "legend.frameon": False,
+        "legend.fontsize": 10,
+        "lines.linewidth": 1.8,
+        "text.color": ink,
+        "xtick.color": quiet,
+        "ytick.color": quiet,
+        "xtick.labelcolor": ink,
+        "ytick.labelcolor": ink,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+    }

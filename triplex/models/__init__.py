@@ -1,0 +1,1 @@
+"""Loading, building, training and saving language models."""

@@ -1,0 +1,89 @@
+"""The base model: from the hub, from a folder, or trained here from scratch."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from pydantic import Field
+
+from triplex.models.loading import device, load_causal_lm
+from triplex.models.packing import Example, collate, pack
+from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
+from triplex.models.training import OptimConfig, train_supervised
+from triplex.runs.errors import InputError
+from triplex.runs.params import Section
+from triplex.runs.stage import Run
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # never pickle, never code
+
+
+class FolderConfig(Section):
+    """`base.model` with `kind: folder`: a local Hugging Face folder, taken as it is."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class HubConfig(Section):
+    """`base.model` with `kind: hub`: a model of the Hugging Face hub at one revision, taken as it is."""
+
+    kind: Literal["hub"]
+    name: str
+    revision: str = Field(description="a commit, so that the run can be repeated")
+
+
+class BaseConfig(Section):
+    """`base:` which model, and how it is trained when it comes from scratch."""
+
+    model: Annotated[ScratchConfig | FolderConfig | HubConfig, Field(discriminator="kind")]
+    block_size: int = Field(ge=8, description="tokens in a packed training block")
+    optim: OptimConfig
+
+
+def base_model(config: BaseConfig, precision: str, texts: Sequence[str], run: Run) -> tuple[Any, Any]:
+    """(model, tokenizer). Only `kind: scratch` looks at `texts` and trains."""
+    match config.model:
+        case ScratchConfig() as scratch:
+            return _train_from_scratch(config, scratch, precision, texts, run)
+        case FolderConfig(path=path):
+            return load_causal_lm(Path(path).expanduser(), precision)
+        case HubConfig() as hub:
+            return load_causal_lm(_download(hub), precision)
+
+
+def _train_from_scratch(
+    config: BaseConfig, scratch: ScratchConfig, precision: str, texts: Sequence[str], run: Run
+) -> tuple[Any, Any]:
+    if config.block_size > scratch.max_positions:
+        raise InputError(
+            "params.yaml: base.block_size",
+            f"{config.block_size} is above base.model.max_positions = {scratch.max_positions}",
+            "lower the one or raise the other",
+        )
+    tokenizer = train_tokenizer(texts, scratch.vocab_size, scratch.max_positions)
+    model = build_causal_lm(scratch, tokenizer).to(device())
+    ends = [tokenizer.eos_token_id]
+    examples = [Example(ids + ends, 0) for ids in tokenizer(list(texts))["input_ids"]]
+    train_supervised(
+        run.name,
+        model,
+        pack(examples, config.block_size),
+        partial(collate, block_size=config.block_size, pad_token_id=tokenizer.pad_token_id),
+        config.optim,
+        seed=run.seed,
+        precision=precision,
+        state=run.state,
+    )
+    return model.eval(), tokenizer
+
+
+def _download(hub: HubConfig) -> Path:
+    where = f"params.yaml: base.model.name = {hub.name!r}"
+    try:
+        return Path(snapshot_download(hub.name, revision=hub.revision, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(where, f"not to be had from the hub ({reason})", "check name, revision and network") from error

@@ -1,0 +1,230 @@
+"""A frozen language model that says how surprising a text is after its context, token by token and level by level.
+
+Legend: B texts, T scored tokens of one text, L input positions, D width of the trunk, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from triplex.perplexity.levels import DEFAULT_POOLS, LEVELS, Pools, level_nats
+from triplex.perplexity.segment import token_units
+from triplex.runs.errors import InputError
+
+# float32 logits that exist at one time: few enough for a CPU's cache, enough to fill an accelerator
+_LOGITS_AT_ONCE_CPU, _LOGITS_AT_ONCE_ACCELERATOR = 2**21, 2**27
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """One text under the scorer."""
+
+    nats: Tensor  # (T,) float32, -log p of each token given context and the tokens before it
+    offsets: list[tuple[int, int]]  # T (first, end) characters of each token in the text
+    levels: Tensor  # (4,) float32, nats per token on each of LEVELS
+
+
+class _Row(NamedTuple):
+    ids: list[int]  # what is given, then the text
+    num_given: int
+    offsets: list[tuple[int, int]]  # of the text's tokens
+
+
+class FrozenScorer:
+    """Any Hugging Face causal language model with its fast tokenizer, in eval mode, temperature 1, no gradient.
+
+    The model may compute in any precision; log-probabilities are taken in float32. A text's numbers are the same alone
+    and among others, to 1e-5 nats a token for a float32 model on a CPU.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, max_tokens_per_batch: int = 8192, pools: Pools = DEFAULT_POOLS
+    ) -> None:
+        """`max_tokens_per_batch` bounds the padded positions of one forward pass (one longer text passes alone)."""
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.max_tokens_per_batch = max_tokens_per_batch
+        self.pools = pools
+        self.max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._vocab_size: int = model.get_input_embeddings().weight.shape[0]
+        self._trunk, self._head = _trunk_and_head(model)
+        self._opening = tokenizer("")["input_ids"][:1]  # what the tokenizer itself puts before every text, if anything
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self._start = self._opening or [token for token in ends if token is not None][:1]
+
+    def score(
+        self,
+        contexts: Sequence[str],
+        texts: Sequence[str],
+        *,
+        strict_boundary: bool = True,
+        names: Sequence[str] | None = None,
+    ) -> list[ScoredText]:
+        """Each text after its context, in order, with the nats of each of its tokens.
+
+        The context's tokens are those of the context alone, and must begin those of context + text. Where the two
+        melt into one token ("quiet" + "ly"), that is an InputError; with `strict_boundary=False` the text is then
+        tokenised alone, as a sampled continuation is. InputErrors name the row by `names`, else by its number: also
+        for a text longer than the model takes and for log-probabilities that are not finite.
+        """
+        names = names or [f"row {number}" for number in range(len(texts))]
+        rows = self._encode(contexts, texts, names, strict_boundary)
+        nats = self._forward(rows, names)
+        units = token_units(texts, [[first for first, _ in row.offsets] for row in rows])
+        levels = level_nats(torch.cat([torch.empty(0), *nats]), units, self.pools).float()
+        return [ScoredText(*each) for each in zip(nats, (row.offsets for row in rows), levels, strict=True)]
+
+    def level_nats(
+        self,
+        contexts: Sequence[str],
+        texts: Sequence[str],
+        *,
+        strict_boundary: bool = True,
+        names: Sequence[str] | None = None,
+    ) -> Tensor:
+        """(B, 4) float32: nats per token of each text on each of LEVELS. Arguments and errors as for `score`."""
+        scored = self.score(contexts, texts, strict_boundary=strict_boundary, names=names)
+        return torch.stack([each.levels for each in scored]) if scored else torch.empty(0, len(LEVELS))
+
+    def token_nats(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Tensor]:
+        """The nats of `score` alone, without units and levels: (T,) float32 for each text."""
+        names = [f"row {number}" for number in range(len(texts))]
+        return self._forward(self._encode(contexts, texts, names, strict_boundary=True), names)
+
+    def _encode(
+        self, contexts: Sequence[str], texts: Sequence[str], names: Sequence[str], strict_boundary: bool
+    ) -> list[_Row]:
+        given, _ = self._tokenize(contexts)
+        joint = [context + text for context, text in zip(contexts, texts, strict=True)]
+        return [
+            self._row(name, context, text, context_ids, ids, offsets, strict_boundary)
+            for name, context, text, context_ids, ids, offsets in zip(
+                names, contexts, texts, given, *self._tokenize(joint), strict=True
+            )
+        ]
+
+    def _row(
+        self,
+        name: str,
+        context: str,
+        text: str,
+        context_ids: list[int],
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+        strict_boundary: bool,
+    ) -> _Row:
+        shift = len(context)
+        if ids[: len(context_ids)] == context_ids:
+            ids, offsets = ids[len(context_ids) :], offsets[len(context_ids) :]
+        elif strict_boundary:
+            raise InputError(
+                name,
+                f"context and text melt into one token where they meet: {context[-20:]!r} + {text[:20]!r}",
+                "let the text begin with the space that now ends the context; sampled text: strict_boundary=False",
+            )
+        else:
+            (ids,), (offsets,) = self._tokenize([text])
+            shift = 0
+        given = self._opening + context_ids or self._start
+        if ids and not given:
+            raise InputError(
+                name,
+                "nothing stands before the text's first token, so it has no probability",
+                "give a context, or a tokenizer with a bos or eos token",
+            )
+        num_tokens = len(given) + len(ids)
+        if self.max_positions is not None and num_tokens - 1 > self.max_positions:  # the last one is only predicted
+            raise InputError(
+                name,
+                f"{num_tokens} tokens of context and text, the model takes {self.max_positions}",
+                "shorten the row, or take a scorer with more positions",
+            )
+        return _Row(given + ids, len(given), [(max(0, a - shift), max(0, b - shift)) for a, b in offsets])
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+        """Ids and character offsets, without special tokens."""
+        if not texts:
+            return [], []
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,  # the length is checked by row
+        )
+        return encoded["input_ids"], encoded["offset_mapping"]
+
+    def _forward(self, rows: Sequence[_Row], names: Sequence[str]) -> list[Tensor]:
+        """The nats of each row's text, in the order of `rows`."""
+        nats = [torch.empty(0) for _ in rows]
+        scored = [number for number, row in enumerate(rows) if row.offsets]
+        for batch in _batches(scored, [len(row.ids) for row in rows], self.max_tokens_per_batch):
+            flat = self._batch_nats([rows[number] for number in batch])
+            for number, each in zip(batch, flat.split([len(rows[number].offsets) for number in batch]), strict=True):
+                if not each.isfinite().all():
+                    raise InputError(
+                        names[number],
+                        "the model gives no finite log-probability for this text",
+                        "look for NaN or infinity in its weights, or score in float32",
+                    )
+                nats[number] = each
+        return nats
+
+    @torch.no_grad()
+    def _batch_nats(self, rows: Sequence[_Row]) -> Tensor:
+        """The nats of all scored tokens, row after row.
+
+        Rows are padded on the right and attention is causal: no real position sees padding, and nothing is masked.
+        The head is applied to scored positions alone, a few at a time: float32 logits never exist whole.
+        """
+        device = self.model.device
+        width = max(len(row.ids) for row in rows)
+        ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows], device=device)  # (B, L + 1)
+        position = torch.arange(1, width, device=device)
+        first = torch.tensor([[row.num_given] for row in rows], device=device)
+        end = torch.tensor([[len(row.ids)] for row in rows], device=device)
+        scored = (position >= first) & (position < end)  # (B, L), of the token that is predicted
+        states = self._trunk(ids[:, :-1])[scored]  # (N, D)
+        targets = ids[:, 1:][scored]
+        at_once = _LOGITS_AT_ONCE_CPU if device.type == "cpu" else _LOGITS_AT_ONCE_ACCELERATOR
+        size = max(1, at_once // self._vocab_size)
+        nats = [
+            F.cross_entropy(self._head(some).float(), wanted, reduction="none")
+            for some, wanted in zip(states.split(size), targets.split(size), strict=True)
+        ]
+        return torch.cat(nats).cpu()
+
+
+def _batches(numbers: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Rows of like length together, the longest first: padded to the first, a batch has `max_tokens` at most."""
+    order = sorted(numbers, key=lambda number: -lengths[number])
+    start = 0
+    while start < len(order):
+        size = max(1, max_tokens // lengths[order[start]])
+        yield order[start : start + size]
+        start += size
+
+
+def _trunk_and_head(model: Any) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """(input ids (B, L) -> states (B, L, D), states (N, D) -> logits (N, V)).
+
+    Where the head on the trunk's states is not the model's own logits to the last bit (a soft cap, a scale), the states
+    are the logits themselves: correct for every model, but whole in memory, in the model's own precision.
+    """
+
+    def logits(ids: Tensor) -> Tensor:
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+
+    def states(ids: Tensor) -> Tensor:
+        return model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+
+    head = model.get_output_embeddings()
+    probe = torch.arange(2, device=model.device)[None]
+    with torch.no_grad():
+        if head is not None and torch.equal(head(states(probe)).float(), logits(probe).float()):
+            return states, head
+    return logits, nn.Identity()

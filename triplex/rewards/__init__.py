@@ -1,0 +1,1 @@
+"""Rewards: one contract, several components, one composite."""

@@ -1,0 +1,1 @@
+"""PPO and GRPO and the mathematics that they share."""

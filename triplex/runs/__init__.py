@@ -1,0 +1,1 @@
+"""What every run needs: parameters, seeds, files, the stage's frame."""

@@ -1,0 +1,130 @@
+"""`params.yaml` into frozen, strict models; a mistake names its key, line, value and remedy."""
+
+import difflib
+import reprlib
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import ComposerError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from triplex.runs.errors import InputError
+
+PARAMS_FILE = Path("params.yaml")
+#: every top-level key of params.yaml; a stage reads only those that it lists in dvc.yaml
+SECTIONS = (
+    "seed", "compute", "data", "base", "sft", "baseline", "reward", "train", "ppo", "grpo", "evaluate",
+)  # fmt: skip
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: no unknown key, no coercion, no change after reading, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ComputeConfig(Section):
+    """`compute:` what the numbers depend on in the machine."""
+
+    threads: int = Field(ge=1, le=256, description="CPU threads of torch; another count gives other bytes")
+    precision: Literal["float32", "bfloat16"] = Field(description="dtype of forward and backward passes")
+
+
+Params = TypeVar("Params", bound=BaseModel)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML 1.2 file (1e-5 is a number, `no` a string, a duplicate key or an alias an error)."""
+    if not path.is_file():
+        raise InputError(path, "no such file", "run from the repository's root, or restore it with git checkout")
+    if path.stat().st_size > 1_000_000:
+        raise InputError(path, f"{path.stat().st_size} bytes, above the limit of 1 MB")
+    try:
+        text = path.read_bytes().decode("utf-8")
+        for event in YAML(typ="safe", pure=True).parse(text):
+            if isinstance(event, AliasEvent):  # a few of them can stand for more values than memory holds
+                raise ComposerError(
+                    problem=f"alias *{event.anchor}, write its value out", problem_mark=event.start_mark
+                )
+        value = YAML(typ="safe", pure=True).load(text)
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"not UTF-8 at byte {error.start}", "save the file as UTF-8") from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = (error.problem or "not valid YAML").split("\n")[0]
+        raise InputError(f"{path}{line}", problem, "see https://yaml.org/spec/1.2.2") from error
+    except (YAMLError, ValueError, RecursionError) as error:  # a control character, an impossible date, 10,000 brackets
+        raise InputError(path, f"not valid YAML ({str(error).splitlines()[0]})", "restore the file") from error
+    if not isinstance(value, dict):
+        raise InputError(path, f"holds {type(value).__name__}, not a mapping of sections")
+    return value
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """`, did you mean X?` for the closest known name, or the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def read_params(model: type[Params], path: Path = PARAMS_FILE) -> Params:
+    """Read the sections that `model` has as fields; everything wrong is one InputError with a line per mistake."""
+    values = load_yaml(path)
+    for key in values:
+        if key not in SECTIONS:
+            raise InputError(f"{path}{_line(path, (key,))}", f"unknown section {key!r}", nearest(str(key), SECTIONS))
+    try:
+        return model.model_validate({key: values[key] for key in model.model_fields if key in values})
+    except ValidationError as error:
+        lines = [_explain(path, model, dict(item)) for item in error.errors(include_url=False)]
+        raise InputError(path, f"{len(lines)} mistake(s)\n  " + "\n  ".join(lines)) from None
+
+
+def _explain(path: Path, model: type[BaseModel], error: dict[str, Any]) -> str:
+    location = tuple(error["loc"])
+    key = ".".join(str(part) for part in location)
+    where = f"{path}{_line(path, location)}: {key}" if key else str(path)
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key, {nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: missing; add it (presets/ holds complete files)"
+    return f"{where} = {reprlib.repr(error['input'])}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    models = [model]
+    for part in location:
+        if part in model.model_fields:
+            inner = model.model_fields[part].annotation
+            candidates = [inner, *typing.get_args(inner)]
+            models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+            if not models:
+                return []
+            model = models[0]
+        else:  # no key of the file: a list index, or the tag of one of several models
+            model = next((c for c in models if _has_tag(c, part)), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _has_tag(model: type[BaseModel], tag: object) -> bool:
+    return "kind" in model.model_fields and tag in typing.get_args(model.model_fields["kind"].annotation)
+
+
+def _line(path: Path, location: tuple[Any, ...]) -> str:
+    """` line N` of the deepest part of `location` that stands in the file."""
+    node, line = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8")), 0
+    for part in location:
+        if isinstance(node, dict) and part in node:
+            line = node.lc.key(part)[0] + 1
+            node = node[part]
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            line = node.lc.item(part)[0] + 1
+            node = node[part]
+    return f" line {line}" if line else ""
