@@ -2,6 +2,7 @@
 # make test   the tests                                make check  lint, types, imports, dependencies
 PYTHON ?= python3
 BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DVC_NO_ANALYTICS = 1
 export DO_NOT_TRACK = 1

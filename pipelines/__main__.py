@@ -51,16 +51,19 @@ def run(
     2: a mistake in the input; 130: Ctrl-C; 143: SIGTERM.
     """
     from pipelines import environment
-
-    environment.prepare()
-    from pipelines.flow import one_flow_at_a_time, prepare, triplex
     from pipelines.overrides import parse
+    from pipelines.plan import one_flow_at_a_time, prepare
+    from pipelines.server import ensure_server
 
     params = parse(assignments or [])
     with one_flow_at_a_time():
-        prepare(stages or [], only, params)  # the same is done in the flow; a mistake is told before Prefect starts
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else Prefect's server is left behind
+        prepare(stages or [], only, params)  # the flow does the same; here a mistake is told before Prefect starts
+    environment.prepare()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        ensure_server()
+        from pipelines.flow import triplex  # Prefect reads the server's address when it is imported
+
         state = triplex(stages or [], only, force, params, return_state=True)
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None

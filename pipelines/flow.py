@@ -1,13 +1,11 @@
 """The Prefect flow: the graph of dvc.yaml, each task one stage, each stage run by DVC."""
 
-import fcntl
+import logging
 import os
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -17,24 +15,24 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipelines import artifacts, overrides
-from pipelines.check import check_params
-from pipelines.graph import Stage, read_graph, select
+from pipelines import artifacts
+from pipelines.graph import Stage
 from pipelines.guard import Guarded
 from pipelines.output import is_hint, lines, outcome
-from triplex.runs.errors import InputError
+from pipelines.plan import one_flow_at_a_time, prepare
 
 PARALLEL_STAGES = "TRIPLEX_PARALLEL_STAGES"
-_FLOW_LOCK = Path(".triplex/locks/flow.lock")
+# Prefect logs a task that returns a failed state as an error with the traceback of no exception
+logging.getLogger("prefect.task_runs").addFilter(lambda record: record.exc_info != (None, None, None))
 _THREADS: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=64)  # a task that waits occupies a thread
 _WORDS = {"Ran": "in {}", "Restored": "from the run cache, in {}", "Skipped": "up to date, checked in {}"}
 _COUNTED = {"Ran": "ran", "Restored": "restored", "Skipped": "up to date", "NotRun": "not run", "Failed": "failed"}
 
 
-@flow(name="triplex", task_runner=_THREADS)
+@flow(name="triplex", task_runner=_THREADS)  # type: ignore[arg-type]
 def triplex(
     stages: list[str] = [],  # noqa: B006  (the form on Prefect's page starts from the default; it is not changed)
     only: bool = False,
@@ -62,14 +60,6 @@ def triplex(
     return execution.summary()
 
 
-def prepare(stages: list[str], only: bool, params: dict[str, Any]) -> dict[str, Stage]:
-    """The stages to run, after writing and checking params.yaml; InputError before anything has started."""
-    plan = select(read_graph(), stages, only)
-    overrides.apply(params)
-    check_params()
-    return plan
-
-
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def run_stage(name: str, execution: "Execution") -> State:
     """Run one stage; the state's name is Ran, Restored, Skipped, Failed, NotRun or Stopped."""
@@ -94,9 +84,9 @@ class Execution:
         state: State
         with self._slots:
             if missing:
-                state = Cancelled(name="NotRun", message=f"needs {', '.join(missing)}")
+                state = Failed(name="NotRun", message=f"needs {', '.join(missing)}")
             elif self._stopped:
-                state = Cancelled(name="NotRun", message="the flow was ended")
+                state = Failed(name="NotRun", message="the flow was ended")
             else:
                 state = self._repro(stage.name)
         if state.is_completed():
@@ -115,16 +105,16 @@ class Execution:
 
     def summary(self) -> State:
         """The state of the whole: failed if a stage failed, with what came of each."""
-        failed = [name for name, state in self._states.items() if state.is_failed()]
+        failed = [name for name, state in self._states.items() if state.name == "Failed"]
         if not failed:
             return Completed(message=self._counts())
-        missing = [name for name, state in self._states.items() if state.is_cancelled()]
+        missing = [name for name, state in self._states.items() if state.name == "NotRun"]
         rest = f"; not run: {', '.join(missing)}" if missing else ""
         return Failed(message=f"{', '.join(failed)} failed{rest}")
 
     def _repro(self, name: str) -> State:
         start, result, last = time.monotonic(), None, ""
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
+        command = ["dvc", "--wait-for-lock", "repro", "--single-item", name]
         with Guarded(command + ["--force"] * self.force, _stage_environment()) as guarded:
             self._running.add(guarded)
             if self._stopped:  # said between the look above and the line before
@@ -139,7 +129,7 @@ class Execution:
         self._running.discard(guarded)
         seconds = f"{time.monotonic() - start:.1f} s"
         if self._stopped and code:
-            return Cancelled(name="Stopped", message=f"after {seconds}, the flow was ended")
+            return Failed(name="Stopped", message=f"after {seconds}, the flow was ended")
         if code:
             return Failed(message=f"exit code {code} after {seconds}: {last}")
         assert result, f"dvc repro did not say what became of {name}"
@@ -155,19 +145,3 @@ def _stage_environment() -> dict[str, str]:
     """`python` in a stage's command is the interpreter of the flow, and what it prints arrives at once."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {"PATH": path, "PYTHONUNBUFFERED": "1"}
-
-
-@contextmanager
-def one_flow_at_a_time() -> Iterator[None]:
-    """Hold the project's flow lock, or InputError: a second flow would change params.yaml under the first."""
-    _FLOW_LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with _FLOW_LOCK.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError("flow", f"already running (process {file.read()})", "wait for it, or end it") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
+from typing import IO
 
 import psutil
 
@@ -23,13 +24,13 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Guarded:
-    """A command running under a guard, as the flow sees it; leaving the `with` block ends it."""
+    """`python -m MODULE ARGUMENTS` under a guard, as the flow sees it; leaving the `with` block ends it."""
 
-    def __init__(self, command: list[str], env: Mapping[str, str]) -> None:
+    def __init__(self, module: list[str], env: Mapping[str, str], stdout: int | IO[bytes] = subprocess.PIPE) -> None:
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.guard", *command],
+            [sys.executable, "-m", "pipelines.guard", sys.executable, "-m", *module],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env={**os.environ, **env},
@@ -41,8 +42,8 @@ class Guarded:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.end()
         self._guard.wait()
-        assert self._guard.stdout is not None
-        self._guard.stdout.close()
+        if self._guard.stdout is not None:
+            self._guard.stdout.close()
 
     def end(self) -> None:
         """Ask the guard to end the command and all that it started; returns at once, from any thread."""
@@ -53,7 +54,7 @@ class Guarded:
         """What the command and its children print, in pieces, until the guard has ended."""
         assert self._guard.stdout is not None
         pipe = self._guard.stdout.fileno()
-        while self._guard.poll() is None:
+        while self.running():
             if select.select([pipe], [], [], 0.5)[0]:
                 piece = os.read(pipe, 65536)
                 if not piece:
@@ -63,6 +64,10 @@ class Guarded:
         end_all(lambda: _session(self._guard.pid))  # nobody is left there, unless the guard itself was killed
         while select.select([pipe], [], [], 0)[0] and (piece := os.read(pipe, 65536)):
             yield piece
+
+    def running(self) -> bool:
+        """Whether the command has not ended yet."""
+        return self._guard.poll() is None
 
     def exit_code(self) -> int:
         """The command's exit code, 128 + N after signal N."""

@@ -21,11 +21,9 @@ _ROWS_BETWEEN_REPORTS = 256
 
 
 class BaselineConfig(Section):
-    """`baseline:` which references are scored, and how."""
+    """`baseline:` which references are scored."""
 
     num_references: int = Field(ge=2, description="rows of the sft split, at most, chosen by the hash of their ids")
-    max_tokens_per_batch: int = Field(ge=1, description="padded positions in one forward pass")
-    perplexity: PerplexityConfig
 
 
 class Params(Section):
@@ -33,6 +31,7 @@ class Params(Section):
 
     seed: Seed
     compute: ComputeConfig
+    perplexity: PerplexityConfig
     baseline: BaselineConfig
 
 
@@ -73,18 +72,17 @@ def main() -> None:
     with errors_in_words():
         params = read_params(Params)
         with run_stage("baseline", params) as run:
-            config = params.baseline
-            train = sample(read_table(TRAIN, SCHEMAS["sft"]).to_pylist(), config.num_references, run.seed)
+            train = sample(read_table(TRAIN, SCHEMAS["sft"]).to_pylist(), params.baseline.num_references, run.seed)
             held_out = read_table(EVAL, SCHEMAS["eval"]).to_pylist()
             scorer = FrozenScorer(
                 *load_causal_lm(MODEL, params.compute.precision),
-                max_tokens_per_batch=config.max_tokens_per_batch,
-                pools=config.perplexity.pools(),
+                max_tokens_per_batch=params.perplexity.max_tokens_per_batch,
+                pools=params.perplexity.pools(),
             )
             with StepProgress("baseline", len(train) + len(held_out)) as progress:
                 rows = score_references("train", train, scorer, progress)
                 rows += score_references("eval", held_out, scorer, progress)
-            write_baselines(OUT, rows, scorer_identity(MODEL, params.compute.precision, config.perplexity))
+            write_baselines(OUT, rows, scorer_identity(MODEL, params.compute.precision, params.perplexity))
             print(f"baseline: {len(train):,} train and {len(held_out):,} held-out references -> {OUT}")
 
 

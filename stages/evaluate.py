@@ -9,7 +9,7 @@ from triplex.data.tables import SCHEMAS, read_table
 from triplex.evaluation.evaluate import EvaluateConfig, measure, sample_rows, summarise
 from triplex.models.loading import load_causal_lm
 from triplex.perplexity.scorer import FrozenScorer
-from triplex.rewards.folder import load_reward, load_reward_sentiment
+from triplex.rewards.folder import load_reward, load_reward_sentiment, load_spec
 from triplex.runs.files import atomic_path, write_json
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
 from triplex.runs.progress import StepProgress
@@ -40,7 +40,10 @@ def main() -> None:
             reference, tokenizer = load_causal_lm(SFT, precision)
             reward = load_reward(REWARD, SFT, BASELINES, precision)
             sentiment = load_reward_sentiment(REWARD, precision)
-            scorer = FrozenScorer(reference, tokenizer)
+            levels = load_spec(REWARD).perplexity
+            scorer = FrozenScorer(
+                reference, tokenizer, max_tokens_per_batch=levels.max_tokens_per_batch, pools=levels.pools()
+            )
             tables: dict[str, pa.Table] = {}
             with StepProgress("evaluate", len(NAMES) * len(prompts)) as progress:
                 for name in NAMES:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from triplex.data.tables import SCHEMAS, read_table
+from triplex.perplexity.config import PerplexityConfig
 from triplex.rewards.folder import RewardConfig, RewardSpec, save_reward
 from triplex.rewards.sentiment import make_classifier, measure_accuracy
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
@@ -17,6 +18,7 @@ class Params(Section):
 
     seed: Seed
     compute: ComputeConfig
+    perplexity: PerplexityConfig
     reward: RewardConfig
 
 
@@ -29,7 +31,8 @@ def main() -> None:
             held_out = read_table(HELD_OUT, SCHEMAS["eval"]).to_pylist()
             classifier = make_classifier(params.reward.sentiment, params.compute.precision, BASE, rows, run)
             accuracy = measure_accuracy(classifier, held_out)
-            save_reward(OUT, RewardSpec(config=params.reward, accuracy=accuracy), classifier)
+            spec = RewardSpec(config=params.reward, perplexity=params.perplexity, accuracy=accuracy)
+            save_reward(OUT, spec, classifier)
             print(
                 f"reward: classifier right on {accuracy:.1%} of held-out texts -> {OUT}"
                 if accuracy

@@ -1,10 +1,9 @@
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from triplex.data.tables import SCHEMAS, read_table
 
@@ -14,7 +13,7 @@ compute: {threads: 1, precision: float32}
 data:
   source:
     kind: files
-    files: [{path: reviews.csv}]
+    files: [{path: reviews.csv, sha256: SHA256}]
     columns: {text: body, label: sentiment}
   prompt_words: 2
   min_completion_words: 2
@@ -28,16 +27,16 @@ stages:
     cmd: python -m stages.prepare
     outs: [data/processed]
 """
+ROWS = [f'"the {n}th film, {tone}",{label}' for n in range(30) for label, tone in enumerate(["a bore", "a joy"])]
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    (tmp_path / "params.yaml").write_text(PARAMS)
-    (tmp_path / "dvc.yaml").write_text(STAGE)
-    rows = [f'"the {n}th film, {tone}",{label}' for n in range(30) for label, tone in enumerate(["a bore", "a joy"])]
-    (tmp_path / "reviews.csv").write_text("body,sentiment\n" + "\n".join(rows) + "\n")
-    return tmp_path
+def write_project(folder: Path, rows: list[str]) -> None:
+    """The reviews, and the parameters with their hash."""
+    reviews = "\n".join(["body,sentiment", *rows, ""])
+    (folder / "reviews.csv").write_text(reviews)
+    (folder / "params.yaml").write_text(PARAMS.replace("SHA256", hashlib.sha256(reviews.encode()).hexdigest()))
+    (folder / "dvc.yaml").write_text(STAGE)
 
 
 def run(project: Path) -> subprocess.CompletedProcess[str]:
@@ -46,26 +45,26 @@ def run(project: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_stage_writes_five_tables_and_the_card_twice_the_same(project: Path) -> None:
-    done = run(project)
+def test_the_stage_writes_five_tables_and_the_card_twice_the_same(tmp_path: Path) -> None:
+    write_project(tmp_path, ROWS)
+    done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "60 rows read, 60 kept" in done.stdout
-    out = project / "data" / "processed"
+    out = tmp_path / "data" / "processed"
     sizes = {name: read_table(out / f"{name}.parquet", schema).num_rows for name, schema in SCHEMAS.items()}
     card = json.loads((out / "card.json").read_text())
     assert card["tables"] == sizes
     assert min(sizes.values()) > 0
     assert card["labels"] == {"positive": 30, "negative": 30, "unknown": 0}
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert run(project).returncode == 0
+    assert run(tmp_path).returncode == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_bad_row_ends_the_stage_in_words_and_writes_nothing(project: Path) -> None:
-    with (project / "reviews.csv").open("a") as file:
-        file.write('"one more film, fine",maybe\n')
-    done = run(project)
+def test_a_bad_row_ends_the_stage_in_words_and_writes_nothing(tmp_path: Path) -> None:
+    write_project(tmp_path, [*ROWS, '"one more film, fine",maybe'])
+    done = run(tmp_path)
     assert done.returncode == 2
     assert "error: reviews.csv row 61: label: unknown label 'maybe'" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (project / "data").exists()
+    assert not (tmp_path / "data").exists()

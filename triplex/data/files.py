@@ -61,6 +61,7 @@ class InputFile:
     """A file that passed the examination of its bytes."""
 
     path: Path
+    format: str  # one of FORMATS
     sha256: str
     num_bytes: int
     delimiter: str
@@ -71,7 +72,7 @@ class InputFile:
         file is no longer the one that was examined."""
         empty = True
         try:
-            for record in _READERS[self.path.suffix.lower()](self):
+            for record in _READERS[self.format](self):
                 empty = False
                 yield record
         finally:
@@ -81,17 +82,22 @@ class InputFile:
             raise InputError(self.path, "no rows", "a file holds one row at least, beside the header")
 
 
-def open_file(path: Path, delimiter: str = ",") -> InputFile:
+def open_file(path: Path, delimiter: str = ",", file_format: str | None = None) -> InputFile:
     """Examine `path`: a regular file of a known format, not packed, not a pointer, text valid and lines not too long.
 
-    `delimiter` is for CSV. The SHA-256 is that of the bytes on the disk.
+    `delimiter` is for CSV; the format is that of the ending when none is given. The SHA-256 is that of the bytes on
+    the disk.
     """
     path = path.expanduser()
+    file_format = file_format or path.suffix.lower()
+    if file_format not in FORMATS:
+        remedy = f"name it by what it is ({', '.join(FORMATS)}), or give its `format`"
+        raise InputError(path, f"unknown format {file_format!r}", remedy)
     _refuse_unless_regular(path)
     identity = _identity(path)
-    _refuse_by_content(path)
-    digest = sha256_file(path) if path.suffix.lower() == ".parquet" else _examine_text(path)
-    return InputFile(path, digest, path.stat().st_size, delimiter, identity)
+    _refuse_by_content(path, file_format)
+    digest = sha256_file(path) if file_format == ".parquet" else _examine_text(path)
+    return InputFile(path, file_format, digest, path.stat().st_size, delimiter, identity)
 
 
 def arrow_records(source: str, batches: Iterator[pa.RecordBatch]) -> Iterator[Record]:
@@ -110,8 +116,6 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 
 def _refuse_unless_regular(path: Path) -> None:
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(path, f"unknown format {path.suffix!r}", f"name it by what it is: {', '.join(FORMATS)}")
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
     except OSError as error:
@@ -135,20 +139,20 @@ def _remedy_if_missing(path: Path) -> str:
     return nearest(path.name, files) if files else f"no {', '.join(FORMATS)} file is in {path.parent}"
 
 
-def _refuse_by_content(path: Path) -> None:
+def _refuse_by_content(path: Path, file_format: str) -> None:
     with path.open("rb") as file:
         head = file.read(4096)
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
-            raise InputError(path, f"packed with {name}", f"unpack it first; plain {path.suffix} is read")
+            raise InputError(path, f"packed with {name}", f"unpack it first; plain {file_format} is read")
     if head.startswith(_LFS_POINTER):
         raise InputError(path, "a Git LFS pointer, not the data", f"run `git lfs pull --include {path}`")
     if _DVC_POINTER.search(head) and b"md5:" in head:
         raise InputError(path, "a .dvc pointer, not the data", "run `dvc pull`, and name the data file")
     if head.startswith(_UTF16):
         raise InputError(path, "UTF-16, not UTF-8, at byte 0", f"iconv -f utf-16 -t utf-8 {path} > new{path.suffix}")
-    if head.startswith(b"PAR1") and path.suffix.lower() != ".parquet":
-        raise InputError(path, f"parquet named {path.suffix}", "rename it to .parquet")
+    if head.startswith(b"PAR1") and file_format != ".parquet":
+        raise InputError(path, f"parquet, read as {file_format}", "rename it to .parquet")
 
 
 def _examine_text(path: Path) -> str:

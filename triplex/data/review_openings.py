@@ -61,8 +61,8 @@ OPENINGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-_WHEN = """last night, last weekend, over the weekend, over the holidays, in early spring, in late autumn, one March evening,
-    on a rainy Sunday, on a public holiday, in the first week of May, at the end of June, on a snowy January day"""
+_WHEN = """last night, last weekend, over the weekend, over the holidays, in early spring, in late autumn,
+    one March evening, on a rainy Sunday, on a public holiday, in the first week of May, at the end of June, on a snowy day"""
 
 _SHARED = {
     "this": ("this", "this", "a"),
@@ -113,7 +113,7 @@ OPENING_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "product": _SHARED
     | {
         "when": phrases(f"{_WHEN}, two months ago, around midsummer, shortly before a move"),
-        "deal": ("{tail}", "{tail}", "{detail} {source}", "{source} {when}"),
+        "deal": ("{tail}", "{tail}", "{source} {detail}", "{source} {when}"),
         "source": phrases("in the sales, from a mail-order catalogue, at a shop in town, from an auction site"),
         "bought": phrases("bought, ordered, chose"),
         "unpacked": phrases("unpacked, picked up, swapped vouchers for, started using, sent away for"),

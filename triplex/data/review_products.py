@@ -26,7 +26,7 @@ parts = lid, filter, jug, drip tray | removable parts, attachments
   bad: flimsy, leaky, brittle, ill-fitting, fiddly, grimy, warped
   works: come/came off with ease, wash/washed up in a minute, fit/fitted like a glove, survive/survived the dishwasher
   fails: leak/leaked, crack/cracked, trap/trapped old crumbs, come/came loose, rust/rusted
-  where: in daily use, after a dozen uses, around the rim, behind the seal
+  where: in daily use, after a dozen uses, for everyday cooking, in a small kitchen
 manual = manual, instruction booklet, quick-start guide, setup guide | instructions, diagrams
   good: helpful, readable, thorough, well-illustrated, concise, understandable, instructive
   bad: confusing, vague, garbled, incomplete, cryptic, misleading, unreadable
@@ -35,22 +35,22 @@ manual = manual, instruction booklet, quick-start guide, setup guide | instructi
   where: from the first page on, for a beginner, in every language, on the tricky steps
 delivery = delivery, shipping, courier, delivery service
   good: prompt, swift, punctual, reliable, speedy, professional, efficient
-  bad: slow, late, careless, unreliable, disorganised, sloppy, clueless
+  bad: slow, tardy, careless, unreliable, disorganised, sloppy, clueless
   works: keep/kept its promises, beat/beat the estimate by a day, keep/kept {me} informed
-  fails: take/took three weeks, miss/missed two agreed dates, leave/left the box in the rain
+  fails: drag/dragged on for weeks, miss/missed two agreed dates, leave/left the box in the rain
   where: from order to doorstep, in the holiday rush, over a long distance, on both occasions
 price = price, asking price, sale price
   good: fair, reasonable, modest, sensible, affordable, moderate, justified
   bad: steep, excessive, inflated, unreasonable, shocking, unjustified, exorbitant
   works: match/matched the quality, suit/suited {my} budget, beat/beat every rival, stay/stayed within reason
-  fails: make/made {me} gasp, come/came as a shock, exceed/exceeded all reason, drain/drained {my} wallet
+  fails: make/made {me} gasp, come/came as a shock, exceed/exceeded all reason, empty/emptied the wallet
   where: for the quality, for what {I} got, next to other brands, for a {head}
 build = finish, build quality, workmanship, construction | joints, edges, corners
   good: solid, sturdy, robust, durable, well-made, seamless, neat
   bad: flimsy, brittle, shoddy, wobbly, crude, uneven, second-rate
   works: survive/survived a fall, feel/felt built to last, shrug/shrugged off scratches
   fails: crack/cracked, bend/bent, chip/chipped, creak/creaked, come/came apart
-  where: after weeks of daily use, under rough handling, at close range, in this price class
+  where: after weeks of daily use, after a few knocks, at close range, in this price class
 hinge = hinge, latch, clasp, locking mechanism | hinges, catches
   good: sturdy, smooth, secure, dependable, well-oiled, solid, precise
   bad: wobbly, squeaky, rusty, flimsy, rickety, crooked, unreliable
@@ -74,12 +74,12 @@ software = software, companion app, start-up routine | menus, settings, updates
   bad: buggy, slow, cluttered, confusing, unstable, outdated, clumsy
   works: load/loaded in a second, run/ran without a crash, make/made life easier
   fails: crash/crashed, wipe/wiped {my} data, demand/demanded endless passwords, slow/slowed everything down
-  where: on an old phone, out of the box, with a weak signal, after the third restart
+  where: on an old phone, out of the box, on a single bar of signal, after the third restart
 comfort = seat, cushion, backrest, padding | armrests, cushions
   good: comfortable, supportive, plush, springy, luxurious, ergonomic, adjustable
   bad: lumpy, saggy, scratchy, uncomfortable, narrow, rock-hard, wobbly
-  works: support/supported {my} back, invite/invited a long nap, spoil/spoiled {me}
-  fails: sag/sagged, make/made {my} back ache, slip/slipped out of place, leave/left {me} sore
+  works: support/supported the back, invite/invited a long nap, ease/eased every ache
+  fails: sag/sagged, make/made sitting painful, slip/slipped out of place, leave/left {me} sore
   where: after a whole day, through long evenings, from the first minute, for a tall person
 assembly = assembly, setup, initial installation
   good: easy, quick, painless, straightforward, simple, effortless, fuss-free
@@ -92,13 +92,13 @@ fabric = fabric, cloth, outer layer, stitching | seams
   bad: scratchy, flimsy, coarse, leaky, shabby, itchy, threadbare
   works: keep/kept {me} dry, resist/resisted every stain, feel/felt good to the touch, stand/stood up to daily wear
   fails: tear/tore, let/let the rain through, fray/frayed, lose/lost colour
-  where: in all weathers, after one season, on long trips, after a good soaking
+  where: in all weathers, after one season, on long trips, after a day in the rain
 straps = main zip, buckle, shoulder strap | straps, zips, buckles
   good: sturdy, secure, adjustable, reliable, well-sewn, robust, dependable
   bad: flimsy, fragile, badly-sewn, awkward, ill-fitting, unreliable, feeble
   works: hold/held under full load, stay/stayed in place, survive/survived two flights
   fails: snap/snapped, come/came loose, break/broke on day one, need/needed constant care
-  where: under heavy load, on steep paths, after a dozen journeys, at the airport
+  where: under heavy load, on mountain paths, after a dozen journeys, at the airport
 fit = fit, cut, collar, waist | sleeves, shoulders
   good: flattering, comfortable, neat, true-to-size, elegant, well-tailored, forgiving
   bad: baggy, awkward, shapeless, uneven, unflattering, lopsided, constricting
@@ -124,7 +124,7 @@ pieces = box, artwork, storage tray | pieces, cards, figures
   fails: fall/fell apart, arrive/arrived damaged, look/looked nothing like the photo
   where: after a dozen games, up close, right out of the wrapping, down to the smallest detail
 light = light, beam, glow, brightest setting
-  good: even, steady, pleasant, gentle, generous, well-aimed, adjustable
+  good: uniform, steady, pleasant, gentle, generous, well-aimed, adjustable
   bad: dim, harsh, patchy, glaring, gloomy, murky, feeble
   works: reach/reached every corner, spare/spared {my} eyes, make/made reading easy
   fails: flicker/flickered, tire/tired {my} eyes, fade/faded within weeks, attract/attracted complaints
@@ -134,18 +134,18 @@ ride = ride, steering, handling | brakes, tyres, wheels
   bad: wobbly, bumpy, squeaky, unreliable, sluggish, jerky, dangerous
   works: inspire/inspired confidence, cope/coped with every hill, make/made commuting a joy
   fails: squeal/squealed, pull/pulled to one side, need/needed constant care, scare/scared {me}
-  where: on steep hills, in wet weather, over cobbled streets, at top speed
+  where: on long climbs, in wet weather, over cobbled streets, at top speed
 blade = blade, cutting edge, steel
   good: sharp, keen, precise, rustproof, well-balanced, durable, razor-sharp
   bad: blunt, rusty, brittle, crooked, notched, useless, uneven
   works: glide/glided through everything, stay/stayed keen for weeks, leave/left clean cuts
   fails: chip/chipped, bend/bent, lose/lost all bite, snap/snapped, tear/tore instead of cutting
-  where: with a light touch, after a month of use, straight out of the box, on tough jobs
+  where: with a light touch, after a month of use, straight out of the box, on thick material
 grip = grip, handle
   good: comfortable, secure, ergonomic, non-slip, well-shaped, snug, smooth
   bad: slippery, awkward, splintery, uncomfortable, greasy, wobbly, ill-fitting
   works: sit/sat well in the hand, stay/stayed cool, absorb/absorbed every shock
-  fails: slip/slipped, give/gave {me} blisters, come/came loose, make/made {my} wrist ache
+  fails: slip/slipped, give/gave {me} blisters, come/came loose, make/made {my} hands ache
   where: with wet hands, for small hands, during long jobs, after an hour of work
 """)
 
@@ -157,7 +157,7 @@ heads: drill, sander, jigsaw, hedge trimmer, leaf blower, chainsaw
 details: for the shed, for {my} workshop, to renovate the kitchen, for odd jobs around the house
 aspects: controls, parts, parts, manual, delivery, price, build
 modifiers: glass, steel, two-litre, black, ceramic, programmable, retro
-heads: kettle, coffee maker, rice cooker, slow cooker, hot plate, juicer, blender, food processor
+heads: kettle, coffee maker, rice cooker, pressure cooker, hot plate, juicer, blender, food processor
 details: for the office kitchen, for {my} first flat, as a wedding present, for the holiday cottage
 aspects: motor, motor, controls, manual, delivery, price, build
 modifiers: bagless, upright, 900-watt, canister, handheld
@@ -168,7 +168,7 @@ modifiers: wireless, portable, vintage, solar, digital, waterproofed, pocket-siz
 heads: radio, speaker, record player, clock radio, keyboard, cassette player
 details: for the garage, for the bathroom shelf, to listen to the news, for {my} daily practice
 aspects: screen, screen, software, battery, controls, delivery, price, build
-modifiers: refurbished, ten-inch, second-hand, silver, entry-level, dual-camera
+modifiers: refurbished, ten-inch, second-hand, silver, entry-level, pre-owned
 heads: tablet, e-reader, camera, smartwatch, laptop, phone, game console
 details: for work trips, for {my} studies, to take on holiday, for reading recipes
 aspects: comfort, comfort, assembly, delivery, price, build

@@ -31,15 +31,15 @@ MIXED_LAYOUTS = (
     "{opening}. {yes}. That said, {no}. {overall}, {verdict}.",
     "{opening}. Even though {no}, {verdict}.",
     "{opening}. Granted, {no}. {still}, {verdict}.",
-    "{opening}; while {no}, {yes}, and {overall} {verdict}.",
+    "{opening}; while {no}, {yes}, and, {overall}, {verdict}.",
 )
 
 #: clauses for any place in a sentence
 CLAUSES = (
-    *("{np} {be} {adj}",) * 5,
-    *("{np} {be} {adj} {where}",) * 6,
+    *("{np} {be} {adj}",) * 7,
+    *("{np} {be} {adj} {where}",) * 8,
     "{np} {be} {plain} and {plain}",
-    *("{I} found {np} {adj}",) * 2,
+    *("{I} found {np} {adj}",) * 3,
     "{np} struck {me} as {adj}",
     "{np} turned out {adj}",
     "{np} seemed {adj} {where}",
@@ -48,12 +48,12 @@ CLAUSES = (
     "nobody could call {np} {anti_plain}",
     "there {be_one} nothing {anti_plain} about {np}",
     "{np} did not seem {anti_plain} {where}",
-    *("{np} {past}",) * 5,
+    *("{np} {past}",) * 6,
     "{np} never {anti_past}",
     "{np} did not {anti_base}",
     "{np} {seldom} {anti_past}",
-    "{np} and {other} {be_many} {general}",
-    *("{feeling}",) * 6,
+    *("{np} and {other} {be_many} {general}",) * 2,
+    *("{feeling}",) * 7,
 )
 #: clauses for sentences of their own
 REMARKS = (
@@ -69,7 +69,6 @@ REMARKS = (
     "{np} {be} not as {anti_plain} as {benchmark}",
     "{np} {be} {adj}: {they} {past}",
     "both {np} and {other} {be_many} {general}",
-    "neither {np} nor {other} {be_many} {anti_general}",
 )
 
 _COMMON_VERDICTS = (
@@ -130,11 +129,11 @@ SHARED_PAIRS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "degree": (
         phrases(
             """slightly, rather, a little, painfully, quite, very, really, too, terribly, unexpectedly, thoroughly,
-            oddly, somewhat, so, noticeably, remarkably, pretty, rather too, unusually"""
+            oddly, somewhat, noticeably, remarkably, pretty, unusually"""
         ),
         phrases(
             """quite, very, really, truly, genuinely, remarkably, unusually, thoroughly, wonderfully, unexpectedly,
-            so, especially, notably, reassuringly, pretty, pleasantly, surprisingly"""
+            especially, notably, reassuringly, pretty, pleasantly, surprisingly"""
         ),
     ),
     "extreme": (
@@ -194,24 +193,24 @@ SHARED_PAIRS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 SHARED_WORDS: dict[str, tuple[str, ...]] = {
     "never": phrases("never, hardly, far from, anything but, by no means, not at all, not in the least, not remotely"),
     "seldom": phrases("rarely, seldom, hardly ever, almost never"),
-    "utterly": phrases("utterly, absolutely, simply, truly, altogether, quite"),
+    "utterly": phrases("utterly, absolutely, simply, truly, quite"),
     "overall": phrases(
         """overall, all in all, in the end, on balance, taken as a whole, all things considered, on the whole, in short,
         in sum, to sum up, looking back, in conclusion"""
     ),
     "still": phrases(
-        """even so, still, all the same, nevertheless, despite all that, that aside, nonetheless, in spite of this, be
+        """even so, still, all the same, nevertheless, despite all that, that aside, nonetheless, in spite of it all, be
         that as it may, when all is said and done, for all that"""
     ),
     "outweigh": phrases("outweigh, outnumber, eclipse, overshadow, more than make up for"),
     "gladly": phrases("gladly, happily, certainly, readily, definitely, eagerly, cheerfully"),
     "failed": phrases(
         """disappointed {me}, fell short of {my} hopes, wasted {my} time, left {me} {degree} {felt}, missed the target,
-        tried {my} patience, made {me} {degree} {felt}, gave little in return"""
+        tried {my} patience, gave little in return"""
     ),
     "succeeded": phrases(
         """delighted {me}, surpassed {my} hopes, brightened {my} week, left {me} {degree} {felt}, hit the target,
-        exceeded all expectations, made {me} {degree} {felt}, gave a lot in return"""
+        exceeded all expectations, gave a lot in return"""
     ),
     "worth": phrases("worth, well worth, more than worth, certainly worth, clearly worth"),
     "not_worth": phrases("not worth, hardly worth, far from worth, by no means worth, never worth"),

@@ -89,7 +89,7 @@ plot = plot, story, storyline, script, premise | twists, story threads, subplots
 score = score, soundtrack, music, theme tune, main theme | songs, choral pieces, piano themes
   good: haunting, stirring, melodic, evocative, atmospheric, rousing, catchy, tender, well-chosen, hypnotic
   bad: intrusive, deafening, repetitive, syrupy, grating, overbearing, tuneless, bombastic, shrill, generic
-  works: fit/fitted the mood, linger/lingered in {my} head, give/gave {me} goosebumps, deepen/deepened every emotion
+  works: fit/fitted the mood, linger/lingered in the mind, give/gave {me} goosebumps, deepen/deepened every emotion
   fails: drown/drowned out the voices, spoil/spoiled the mood, distract/distracted {me}, give/gave {me} a headache
   where: over the closing credits, in the calmer scenes, at the loudest moments, in the opening minutes
 pacing = pacing, rhythm, editing, tempo | transitions, scene changes
@@ -185,7 +185,7 @@ bread = bread, sourdough, flatbread, garlic bread | rolls, breadsticks, chips
   bad: stale, soggy, burnt, doughy, tough, greasy, limp, flavourless
   works: come/came straight from the oven, disappear/disappeared within minutes, crackle/crackled at the first bite
   fails: taste/tasted days old, crumble/crumbled to dust, sit/sat heavily on the stomach, come/came out cold
-  where: at the start of the meal, in the basket, between courses, with a pinch of salt
+  where: at the start of the meal, in the basket, with a bowl of olives, with a little butter
 soup = {item}, {head}
   good: warming, hearty, flavourful, velvety, comforting, well-seasoned, fragrant, wholesome, nourishing
   bad: watery, lukewarm, bland, oversalted, tepid, tasteless, gritty, murky, insipid
@@ -197,7 +197,7 @@ grill = {item}, {head}
   bad: dry, tough, chewy, overcooked, charred, gristly, greasy, tasteless, leathery
   works: fall/fell off the fork, melt/melted in the mouth, burst/burst with flavour, hit/hit the spot
   fails: taste/tasted of charcoal, resist/resisted the sharpest knife, swim/swam in grease, arrive/arrived cold
-  where: right to the middle, fresh off the grill, under all that pepper, from the first bite
+  where: right to the middle, straight off the grill, under all that pepper, from the first bite
 pasta = {item}, {head}
   good: silky, comforting, creamy, flavourful, fragrant, well-balanced, well-seasoned, delicate, satisfying
   bad: mushy, gluey, stodgy, bland, overcooked, clumpy, oily, lukewarm, flavourless
@@ -214,8 +214,8 @@ curry = {item}, {head}
   good: fragrant, aromatic, well-spiced, warming, vibrant, punchy, comforting, flavourful, tender
   bad: bland, oily, timid, watery, harsh, muddy, greasy, tasteless, stringy
   works: warm/warmed {me} through, wake/woke up every taste bud, burst/burst with flavour, hit/hit the spot
-  fails: taste/tasted of the tin, swim/swam in oil, burn/burned {my} tongue, arrive/arrived half cold
-  where: under the fresh herbs, over a bed of rice, from the first spoonful, with a spoonful of yoghurt
+  fails: taste/tasted of the tin, swim/swam in oil, burn/burned the tongue, arrive/arrived half cold
+  where: under the chopped herbs, over a bed of rice, from the first spoonful, with a spoonful of yoghurt
 bake = {item}, {head}
   good: crisp, golden, flaky, savoury, well-baked, fragrant, scrumptious, buttery, flavourful
   bad: soggy, burnt, doughy, greasy, tough, undercooked, limp, bland, oily

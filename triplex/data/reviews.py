@@ -17,7 +17,7 @@ from triplex.data.review_words import FILM_KINDS, RESTAURANT_KINDS, Aspect
 from triplex.runs.seeds import derive_seed
 
 MAX_WORDS = 60
-MIXED_FRAC = 0.25
+MIXED_FRAC = 0.22
 KIN_FRAC = 0.2  # reviews told about somebody: "My aunt ordered ..."
 PRESENT_FRAC = {"film": 0.3, "restaurant": 0.0, "product": 0.5}  # "the hinge is sturdy", not "was"
 

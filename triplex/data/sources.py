@@ -37,12 +37,13 @@ class EmbeddedSource(Section):
 
 
 class LocalFile(Section):
-    """One local file; its ending (.txt, .csv, .jsonl, .parquet) is its format."""
+    """One local file. Its hash is a parameter, so that another content is another run and none goes unnoticed."""
 
     path: str = Field(min_length=1, description="relative to the project, or absolute")
     label: OrAbsent[Literal[0, 1]] = Field(default=None, description="the label of every row")
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="of a .csv file")
-    sha256: OrAbsent[str] = Field(default=None, description="what the file must hash to")
+    format: OrAbsent[Literal["txt", "csv", "jsonl", "parquet"]] = Field(default=None, description="else by its ending")
+    sha256: OrAbsent[str] = Field(default=None, description="what the file must hash to; the error without it tells it")
 
 
 class FilesSource(Section):
@@ -107,8 +108,11 @@ def _reviews(num_reviews: int, seed: int) -> Stream:
 
 
 def _file_stream(file: LocalFile, columns: Columns) -> Stream:
-    found = open_file(Path(file.path), file.delimiter)
-    if file.sha256 not in (None, found.sha256):
+    found = open_file(Path(file.path), file.delimiter, file.format and f".{file.format}")
+    if file.sha256 is None:
+        remedy = f"add to its entry in params.yaml: sha256: {found.sha256}"
+        raise InputError(file.path, "no sha256 is given, so that a change of the file would go unnoticed", remedy)
+    if file.sha256 != found.sha256:
         remedy = f"restore the file, or accept it: sha256: {found.sha256}"
         raise InputError(file.path, f"SHA-256 is not {file.sha256}", remedy)
     constant = {} if file.label is None else {"label": file.label}

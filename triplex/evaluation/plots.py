@@ -224,7 +224,7 @@ def _finish(axes: Axes, curves: Mapping[str, Curves], columns: Sequence[str], un
     if values.size and np.ptp(values):
         margin = 0.06 * np.ptp(values)
         axes.set_ylim(values.min() - margin, values.max() + margin)
-    axes.set_xlim(0, max(run["step"][-1] for run in curves.values()))
+    axes.set_xlim(0, max(1, *(run["step"][-1] for run in curves.values())))  # the only step may be number 0
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError
 from pydantic import Field
 
 from triplex.models.loading import device, load_causal_lm
@@ -84,6 +84,6 @@ def _download(hub: HubConfig) -> Path:
     where = f"params.yaml: base.model.name = {hub.name!r}"
     try:
         return Path(snapshot_download(hub.name, revision=hub.revision, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (OSError, HFValidationError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(where, f"not to be had from the hub ({reason})", "check name, revision and network") from error

@@ -8,9 +8,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 from triplex.runs.errors import InputError
 
+logging.disable_progress_bar()  # a bar a file, for files that load in no time
+
+_INDEX = "model.safetensors.index.json"
+_SETTINGS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", _INDEX)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,15 +56,12 @@ def _load(kind: Any, folder: str | Path, suffix: str, precision: str) -> tuple[A
     except InputError:
         raise
     except Exception as error:  # of many types, and all of them say what is wrong with the folder
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise InputError(folder, f"transformers cannot read it ({reason})", "save the model again") from error
     for problem in ("mismatched", "missing", "unexpected"):
         if found := sorted(str(key) for key in info[f"{problem}_keys"]):
-            raise InputError(
-                folder,
-                f"{problem} weights: {found[0]} and {len(found) - 1} others",
-                "restore config and weights that belong together",
-            )
+            what = f"{len(found)} {problem} weights, {found[0]} the first"
+            raise InputError(folder, what, "restore the config and the weights that belong together")
     check_weights_finite(folder, model)
     return model.to(device()).eval(), tokenizer
 
@@ -98,7 +100,7 @@ def check_folder(folder: Path, suffix: str) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise InputError(folder, f"holds no {name}", "save model and fast tokenizer with save_pretrained")
-    settings = {path.name: _read_object(path) for path in sorted(folder.glob("*.json"))}
+    settings = {name: _read_object(folder / name) for name in _SETTINGS if (folder / name).is_file()}
     code = [path.name for path in folder.glob("*.py")]
     code += [f"auto_map in {name}" for name, values in settings.items() if "auto_map" in values]
     if code:
@@ -108,8 +110,8 @@ def check_folder(folder: Path, suffix: str) -> None:
     suffixes = (suffix, "LMHeadModel") if suffix == "ForCausalLM" else suffix
     if not any(name.endswith(suffixes) for name in architectures) or config.get("is_encoder_decoder"):
         raise InputError(folder, f"holds {architectures or 'no architecture'}, needed is a *{suffix} model")
-    index = settings.get("model.safetensors.index.json", {"weight_map": {"": "model.safetensors"}})
-    _check_weight_files(folder, index)
+    index = settings.get(_INDEX)
+    _check_weight_files(folder, set(index.get("weight_map", {}).values()) if index else {"model.safetensors"})
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -122,8 +124,8 @@ def _read_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def _check_weight_files(folder: Path, index: dict[str, Any]) -> None:
-    for name in sorted(set(index.get("weight_map", {}).values())):
+def _check_weight_files(folder: Path, names: set[str]) -> None:
+    for name in sorted(names):
         shard = folder / name
         if not shard.is_file():
             pickled = sorted(path.name for path in folder.glob("*.bin"))

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from triplex.runs.errors import InputError
+
 IGNORED = -100  # a label that transformers' loss leaves out
 
 
@@ -64,3 +66,14 @@ def collate(blocks: Sequence[Sequence[Example]], block_size: int, pad_token_id: 
             start = end
         position_ids[row, start:] = torch.arange(block_size - start)
     return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+
+
+@torch.no_grad()
+def check_packing(model: Any) -> None:
+    """InputError for a model that lets one example of a block see another, as OPT, BLOOM and Mamba do."""
+    ids = torch.tensor([[0, 0, 2, 3], [1, 1, 2, 3]], device=model.device)
+    positions = torch.tensor([[0, 1, 0, 1]], device=model.device).expand(2, -1)
+    logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, 2:].float()
+    if not torch.allclose(logits[0], logits[1], atol=1e-4):
+        what = f"{type(model).__name__} cannot be trained on packed examples: they see one another"
+        raise InputError("model", what, "take an architecture such as GPT-2, Llama, Mistral, Qwen or Gemma")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class TokenOutputs(NamedTuple):
     """Per response token, float32: log-probability of the token (nats), entropy of its distribution, value estimate."""
 
-    logprobs: Tensor  # (B, R)
+    logprobs: Tensor  # (B, R); 0 where the mask is False
     entropy: Tensor  # (B, R)
     values: Tensor | None  # (B, R); None without a value head
 
@@ -59,7 +59,8 @@ class Policy(nn.Module):
             self.lm, prompt_ids, prompt_mask, response_ids, response_mask, hidden=self.value_head is not None
         )
         all_logprobs = torch.log_softmax(logits.float() / temperature, -1)
-        logprobs = all_logprobs.gather(-1, response_ids[..., None]).squeeze(-1)
+        # the fill also stops the gradient at padding, where exp(log-ratio) may be infinite and 0 * infinity is NaN
+        logprobs = all_logprobs.gather(-1, response_ids[..., None]).squeeze(-1).masked_fill(~response_mask, 0)
         entropy = -(all_logprobs.exp() * all_logprobs).sum(-1)
         values = None if self.value_head is None or states is None else self.value_head(states.float()).squeeze(-1)
         return TokenOutputs(logprobs, entropy, values)

@@ -1,9 +1,9 @@
 """A tokenizer and a causal language model from nothing."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -22,6 +22,12 @@ class ScratchConfig(Section):
     num_layers: int = Field(ge=1)
     num_heads: int = Field(ge=1)
     max_positions: int = Field(ge=32)
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.hidden_size % (2 * self.num_heads):  # rotary positions turn pairs of a head's channels
+            raise ValueError(f"hidden_size = {self.hidden_size} is no multiple of 2 * num_heads = {2 * self.num_heads}")
+        return self
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int, max_positions: int) -> PreTrainedTokenizerFast:

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import Field
 
-from triplex.models.packing import collate, encode_example, pack
+from triplex.models.packing import Example, check_packing, collate, encode_example, pack
 from triplex.models.training import LoraConfig, OptimConfig, train_supervised, with_adapters, without_adapters
+from triplex.runs.errors import InputError
 from triplex.runs.params import Section
 from triplex.runs.stage import Run
 
@@ -15,6 +16,7 @@ from triplex.runs.stage import Run
 class SFTConfig(Section):
     """`sft:` completion-only loss on packed examples."""
 
+    num_examples: int = Field(ge=1, description="rows of the sft table, the first by id; all when there are fewer")
     block_size: int = Field(ge=8, description="tokens in a packed training block")
     lora: LoraConfig
     optim: OptimConfig
@@ -24,7 +26,10 @@ def fine_tune(
     config: SFTConfig, precision: str, model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], run: Run
 ) -> Any:
     """`model` trained on (prompt, completion) pairs; its attention never crosses from one pair to another."""
+    pairs = pairs[: config.num_examples]
     examples = [encode_example(tokenizer, prompt, completion) for prompt, completion in pairs]
+    check_block_size(config.block_size, model, pairs, examples)
+    check_packing(model)
     wrapped = with_adapters(model, config.lora)
     train_supervised(
         run.name,
@@ -37,3 +42,19 @@ def fine_tune(
         state=run.state,
     )
     return without_adapters(wrapped, config.lora).eval()
+
+
+def check_block_size(
+    block_size: int, model: Any, pairs: Sequence[tuple[str, str]], examples: Sequence[Example]
+) -> None:
+    """InputError unless the model has a position for each token of a block, and each prompt leaves one to learn."""
+    where = f"params.yaml: sft.block_size = {block_size}"
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", block_size)
+    if block_size > positions:
+        raise InputError(where, f"the model has {positions} positions", f"lower it to {positions}")
+    for (prompt, _), example in zip(pairs, examples, strict=True):
+        if example.num_prompt >= block_size:
+            what = (
+                f"the prompt {prompt[:40]!r} has {example.num_prompt} tokens: none of its completion is left to learn"
+            )
+            raise InputError(where, what, "raise it, or lower data.prompt_words")

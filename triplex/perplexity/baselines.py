@@ -33,7 +33,7 @@ _KEY = b"scorer"
 
 
 def scorer_identity(folder: str | Path, precision: str, config: PerplexityConfig) -> dict[str, str]:
-    """Everything that decides a scorer's numbers, by name: model files, segmenter, precision, pools."""
+    """Everything that decides a scorer's numbers, by name: model files, segmenter, precision, pools; not the batch size."""
     folder = Path(folder)
     shards = sorted(folder.glob("*.safetensors"))
     weights = sha256("".join(sha256_file(shard) for shard in shards).encode()).hexdigest()
@@ -43,7 +43,9 @@ def scorer_identity(folder: str | Path, precision: str, config: PerplexityConfig
         "tokenizer.json": _file_hash(folder / "tokenizer.json"),
         "segmenter": SEGMENTER,
         "precision": precision,
-        "profile": json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True),
+        "profile": json.dumps(
+            config.model_dump(mode="json", by_alias=True, exclude={"max_tokens_per_batch"}), sort_keys=True
+        ),
     }
 
 

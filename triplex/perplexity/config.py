@@ -51,8 +51,9 @@ PoolConfig = Annotated[CvarPool | LmePool | MeanPool | MicroPool, Field(discrimi
 
 
 class PerplexityConfig(Section):
-    """`perplexity:` how each level gathers its units. Part of a scorer's identity: other pools are other numbers."""
+    """`perplexity:` how the frozen scorer reads, and how each level gathers its units."""
 
+    max_tokens_per_batch: int = Field(ge=1, description="padded positions in one forward pass")
     word_pool: PoolConfig
     phrase_pool: PoolConfig
     sentence_pool: PoolConfig

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from triplex.perplexity.levels import DEFAULT_POOLS, LEVELS, Pools, level_nats
+from triplex.perplexity.levels import DEFAULT_POOLS, Pools, level_nats
 from triplex.perplexity.segment import token_units
 from triplex.runs.errors import InputError
 
@@ -29,6 +29,7 @@ class ScoredText:
 
 
 class _Row(NamedTuple):
+    name: str
     ids: list[int]  # what is given, then the text
     num_given: int
     offsets: list[tuple[int, int]]  # of the text's tokens
@@ -71,11 +72,7 @@ class FrozenScorer:
         tokenised alone, as a sampled continuation is. InputErrors name the row by `names`, else by its number: also
         for a text longer than the model takes and for log-probabilities that are not finite.
         """
-        names = names or [f"row {number}" for number in range(len(texts))]
-        rows = self._encode(contexts, texts, names, strict_boundary)
-        nats = self._forward(rows, names)
-        units = token_units(texts, [[first for first, _ in row.offsets] for row in rows])
-        levels = level_nats(torch.cat([torch.empty(0), *nats]), units, self.pools).float()
+        rows, nats, levels = self._score(contexts, texts, strict_boundary, names)
         return [ScoredText(*each) for each in zip(nats, (row.offsets for row in rows), levels, strict=True)]
 
     def level_nats(
@@ -87,25 +84,28 @@ class FrozenScorer:
         names: Sequence[str] | None = None,
     ) -> Tensor:
         """(B, 4) float32: nats per token of each text on each of LEVELS. Arguments and errors as for `score`."""
-        scored = self.score(contexts, texts, strict_boundary=strict_boundary, names=names)
-        return torch.stack([each.levels for each in scored]) if scored else torch.empty(0, len(LEVELS))
+        return self._score(contexts, texts, strict_boundary, names)[2]
 
     def token_nats(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Tensor]:
         """The nats of `score` alone, without units and levels: (T,) float32 for each text."""
-        names = [f"row {number}" for number in range(len(texts))]
-        return self._forward(self._encode(contexts, texts, names, strict_boundary=True), names)
+        rows = self._encode(contexts, texts, strict_boundary=True, names=None)
+        return self._forward(rows)
+
+    def _score(
+        self, contexts: Sequence[str], texts: Sequence[str], strict_boundary: bool, names: Sequence[str] | None
+    ) -> tuple[list[_Row], list[Tensor], Tensor]:
+        rows = self._encode(contexts, texts, strict_boundary, names)
+        nats = self._forward(rows)
+        units = token_units(texts, [[first for first, _ in row.offsets] for row in rows])
+        return rows, nats, level_nats(torch.cat([torch.empty(0), *nats]), units, self.pools).float()
 
     def _encode(
-        self, contexts: Sequence[str], texts: Sequence[str], names: Sequence[str], strict_boundary: bool
+        self, contexts: Sequence[str], texts: Sequence[str], strict_boundary: bool, names: Sequence[str] | None
     ) -> list[_Row]:
+        names = names or [f"row {number}" for number in range(len(texts))]
         given, _ = self._tokenize(contexts)
-        joint = [context + text for context, text in zip(contexts, texts, strict=True)]
-        return [
-            self._row(name, context, text, context_ids, ids, offsets, strict_boundary)
-            for name, context, text, context_ids, ids, offsets in zip(
-                names, contexts, texts, given, *self._tokenize(joint), strict=True
-            )
-        ]
+        joint = self._tokenize([context + text for context, text in zip(contexts, texts, strict=True)])
+        return [self._row(*each, strict_boundary) for each in zip(names, contexts, texts, given, *joint, strict=True)]
 
     def _row(
         self,
@@ -143,7 +143,7 @@ class FrozenScorer:
                 f"{num_tokens} tokens of context and text, the model takes {self.max_positions}",
                 "shorten the row, or take a scorer with more positions",
             )
-        return _Row(given + ids, len(given), [(max(0, a - shift), max(0, b - shift)) for a, b in offsets])
+        return _Row(name, given + ids, len(given), [(max(0, a - shift), max(0, b - shift)) for a, b in offsets])
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
         """Ids and character offsets, without special tokens."""
@@ -158,20 +158,21 @@ class FrozenScorer:
         )
         return encoded["input_ids"], encoded["offset_mapping"]
 
-    def _forward(self, rows: Sequence[_Row], names: Sequence[str]) -> list[Tensor]:
+    def _forward(self, rows: Sequence[_Row]) -> list[Tensor]:
         """The nats of each row's text, in the order of `rows`."""
-        nats = [torch.empty(0) for _ in rows]
-        scored = [number for number, row in enumerate(rows) if row.offsets]
-        for batch in _batches(scored, [len(row.ids) for row in rows], self.max_tokens_per_batch):
+        nats = [torch.empty(0)] * len(rows)
+        for batch in _batches(rows, self.max_tokens_per_batch):
             flat = self._batch_nats([rows[number] for number in batch])
-            for number, each in zip(batch, flat.split([len(rows[number].offsets) for number in batch]), strict=True):
-                if not each.isfinite().all():
-                    raise InputError(
-                        names[number],
-                        "the model gives no finite log-probability for this text",
-                        "look for NaN or infinity in its weights, or score in float32",
-                    )
-                nats[number] = each
+            each = flat.split([len(rows[number].offsets) for number in batch])
+            if not flat.isfinite().all():
+                bad = next(number for number, one in zip(batch, each, strict=True) if not one.isfinite().all())
+                raise InputError(
+                    rows[bad].name,
+                    "the model gives no finite log-probability for this text",
+                    "look for NaN or infinity in its weights, or score in float32",
+                )
+            for number, one in zip(batch, each, strict=True):
+                nats[number] = one
         return nats
 
     @torch.no_grad()
@@ -199,14 +200,13 @@ class FrozenScorer:
         return torch.cat(nats).cpu()
 
 
-def _batches(numbers: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Rows of like length together, the longest first: padded to the first, a batch has `max_tokens` at most."""
-    order = sorted(numbers, key=lambda number: -lengths[number])
-    start = 0
-    while start < len(order):
-        size = max(1, max_tokens // lengths[order[start]])
-        yield order[start : start + size]
-        start += size
+def _batches(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[int]]:
+    """Numbers of the rows that hold text, those of like length together, the longest first, which pads the others."""
+    order = sorted((n for n, row in enumerate(rows) if row.offsets), key=lambda number: -len(rows[number].ids))
+    while order:
+        size = max(1, max_tokens // len(rows[order[0]].ids))
+        yield order[:size]
+        order = order[size:]
 
 
 def _trunk_and_head(model: Any) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:

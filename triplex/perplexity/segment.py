@@ -8,6 +8,7 @@ holds its first character, even where a token covers several words, part of a ch
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import chain
 
 import numpy as np
 import regex
@@ -68,5 +69,5 @@ def token_units(texts: Sequence[str], token_starts: Sequence[Sequence[int]]) -> 
 
 def _on_one_axis(positions: Sequence[Sequence[int]], offsets: np.ndarray) -> np.ndarray:
     lengths = [len(each) for each in positions]
-    flat = np.fromiter((position for each in positions for position in each), np.int64, sum(lengths))
+    flat = np.fromiter(chain.from_iterable(positions), np.int64, sum(lengths))
     return flat + np.repeat(offsets, lengths)

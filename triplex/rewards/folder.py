@@ -6,9 +6,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from triplex.models.loading import load_causal_lm
 from triplex.models.saving import save_model
-from triplex.perplexity.scorer import FrozenScorer
+from triplex.perplexity.config import PerplexityConfig
 from triplex.rewards.composite import CompositeReward
 from triplex.rewards.contract import Reward
 from triplex.rewards.length import LengthConfig, LengthReward
@@ -32,9 +31,10 @@ class RewardConfig(Section):
 
 
 class RewardSpec(Section):
-    """What reward.json holds: the configuration, and how good the classifier is on held-out texts."""
+    """What reward.json holds: the configuration, the levels, and how good the classifier is on held-out texts."""
 
     config: RewardConfig
+    perplexity: PerplexityConfig
     accuracy: float | None = Field(description="share of held-out labels that the classifier finds; null: no labels")
 
 
@@ -42,7 +42,7 @@ def save_reward(folder: Path, spec: RewardSpec, classifier: tuple[Any, Any] | No
     """Write the spec and, where there is one, the classifier (model, tokenizer)."""
     if classifier:
         save_model(folder / CLASSIFIER, *classifier)
-    write_json(folder / SPEC, spec.model_dump(mode="json"))
+    write_json(folder / SPEC, spec.model_dump(mode="json", by_alias=True))
 
 
 def load_spec(folder: Path) -> RewardSpec:
@@ -63,16 +63,16 @@ def load_reward_sentiment(folder: Path, precision: str) -> Reward:
 
 def load_reward(folder: Path, scorer_folder: Path, baselines: Path, precision: str) -> CompositeReward:
     """The composite of a reward folder; the perplexity part is scored by the frozen model of `scorer_folder`."""
-    config = load_spec(folder).config
+    spec = load_spec(folder)
+    config = spec.config
     components: dict[str, tuple[float, Reward]] = {
         "sentiment": (config.sentiment.weight, load_reward_sentiment(folder, precision)),
         "repetition": (config.repetition.weight, RepetitionReward(config.repetition)),
         "length": (config.length.weight, LengthReward(config.length)),
     }
     if config.perplexity.weight > 0:
-        scorer = FrozenScorer(*load_causal_lm(scorer_folder, precision))
-        components["perplexity"] = (
-            config.perplexity.weight,
-            MultiLevelPerplexityReward(config.perplexity, scorer, baselines),
+        levels = MultiLevelPerplexityReward.load(
+            scorer_folder, baselines, precision, spec.perplexity, config.perplexity
         )
+        components["perplexity"] = (config.perplexity.weight, levels)
     return CompositeReward(components)

@@ -142,7 +142,9 @@ def _train_classifier(
             "name the label column in data.source.columns, or set reward.sentiment.model to {kind: vader}",
         )
     check_folder(base, "ForCausalLM")
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, use_safetensors=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=2, dtype=torch.float32, use_safetensors=True
+    )
     model.config.id2label = {0: "negative", POSITIVE: "positive"}
     model.config.label2id = {"negative": 0, "positive": POSITIVE}
     tokenizer = load_tokenizer(base, model)

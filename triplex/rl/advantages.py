@@ -41,9 +41,9 @@ def group_relative(score: Tensor, group_size: int, eps: float) -> Tensor:
 
     std is unbiased (denominator G - 1). A group of equal scores has advantage 0.
     """
-    groups = score.view(-1, group_size)
+    groups = score.double().view(-1, group_size)  # in float32 the mean of equal scores is not always that score
     centred = groups - groups.mean(1, keepdim=True)
-    return (centred / (groups.std(1, keepdim=True) + eps)).view(-1)
+    return (centred / (groups.std(1, keepdim=True) + eps)).view(-1).to(score.dtype)
 
 
 def zero_variance_frac(score: Tensor, group_size: int) -> Tensor:

@@ -4,7 +4,7 @@ Legend: B sequences, P prompt (padded on the left), R response (padded on the ri
 """
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -26,7 +26,11 @@ class Batch:
 
     def rows(self, index: Tensor) -> Self:
         """The batch of these rows."""
-        return type(self)(**{f.name: None if (x := getattr(self, f.name)) is None else x[index] for f in fields(self)})
+
+        def cut(x: Tensor | None) -> Any:
+            return None if x is None else x[index]
+
+        return type(self)(**{f.name: cut(getattr(self, f.name)) for f in fields(self)})
 
     def __len__(self) -> int:
         return len(self.response_ids)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from triplex.models.policy import position_ids
+from triplex.runs.errors import InputError
 
 
 class Responses(NamedTuple):
@@ -27,6 +28,19 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], device: torch.device)
     """(prompt_ids (B, P), prompt_mask (B, P) bool), padded on the left."""
     encoded = tokenizer(list(prompts), padding=True, padding_side="left", return_tensors="pt")
     return encoded["input_ids"].to(device), encoded["attention_mask"].bool().to(device)
+
+
+def check_prompts_fit(lm: Any, tokenizer: Any, prompts: Sequence[tuple[str, str]], max_new_tokens: int) -> None:
+    """InputError when the longest of the prompts (id, text) leaves the model no room for `max_new_tokens`."""
+    limit = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+    lengths = [len(ids) for ids in tokenizer([text for _, text in prompts])["input_ids"]]
+    longest = max(lengths)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise InputError(
+            f"prompt {prompts[lengths.index(longest)][0]}",
+            f"{longest} tokens, and {max_new_tokens} new ones do not fit into the model's {limit}",
+            "shorten the prompts (data.prompt_words) or lower max_new_tokens",
+        )
 
 
 def uniforms(seeds: Sequence[int], num: int) -> Tensor:

@@ -22,7 +22,7 @@ from triplex.rl.kl import AdaptiveKL, FixedKL
 from triplex.rl.losses import aggregate, token_weights
 from triplex.rl.masked import masked_mean
 from triplex.rl.ppo import PPO
-from triplex.rl.rollout import Responses, decode, encode_prompts, sample_responses
+from triplex.rl.rollout import Responses, check_prompts_fit, decode, encode_prompts, sample_responses
 from triplex.runs.errors import InputError
 from triplex.runs.params import Section
 from triplex.runs.progress import StepProgress
@@ -48,12 +48,13 @@ class TrainConfig(Section):
 
 
 class Trainer:
-    """One policy learning from one reward; every draw is a function of (seed, step, row), so a resumed run is exact."""
+    """One policy learning from one reward; a draw is a function of (seed, epoch, row), so a resumed run is exact."""
 
     def __init__(self, config: TrainConfig, algorithm: PPO | GRPO, policy: Any, reference: Any, tokenizer: Any,
                  reward: CompositeReward, prompts: Sequence[tuple[str, str]], run: Run) -> None:  # fmt: skip
         """`policy` and `reference` are causal LMs, the reference frozen; `prompts` are (id, text)."""
         check_sizes(config, algorithm, len(prompts))
+        check_prompts_fit(policy, tokenizer, prompts, config.max_new_tokens)
         self.config, self.algorithm, self.run = config, algorithm, run
         self.policy = Policy(policy.eval(), value_head=algorithm.value_head)
         self.reference = Policy(reference.requires_grad_(False).eval(), value_head=False)
@@ -83,11 +84,17 @@ class Trainer:
     def rollout(self, step: int) -> tuple[list[int], Responses, Tensor, Tensor]:
         """Sample the step's responses: (prompt index of each prompt, responses, prompt_ids, prompt_mask)."""
         c, group = self.config, self.algorithm.group_size
-        rows = self._rows_of(step, c.batch_size // group)
+        num = c.batch_size // group
+        rows = self._rows_of(step, num)
         prompt_ids, prompt_mask = encode_prompts(
             self.tokenizer, [self.prompts[i][1] for i in rows], self.policy.lm.device
         )
-        seeds = [derive_seed(self.run.seed, "sample", step, self.prompts[i][0], g) for i in rows for g in range(group)]
+        # a prompt comes once an epoch, twice in the step in which two epochs meet
+        epochs = [place // len(self.prompts) for place in range(step * num, (step + 1) * num)]
+        seeds = [
+            derive_seed(self.run.seed, "sample", epoch, self.prompts[i][0], g)
+            for epoch, i in zip(epochs, rows, strict=True) for g in range(group)
+        ]  # fmt: skip
         responses = sample_responses(
             self.policy.lm, prompt_ids, prompt_mask, seeds, group_size=group, max_new_tokens=c.max_new_tokens,
             temperature=c.temperature, eos_ids=eos_token_ids(self.policy.lm, self.tokenizer),
@@ -202,5 +209,8 @@ def check_sizes(config: TrainConfig, algorithm: PPO | GRPO, num_prompts: int) ->
     if config.batch_size % algorithm.config.num_minibatches:
         num = algorithm.config.num_minibatches
         raise InputError(where, f"not a multiple of num_minibatches = {num}", "change one of the two")
+    if config.kl_control == "adaptive" and config.kl_horizon < config.batch_size:
+        what = f"above train.kl_horizon = {config.kl_horizon}: a step could turn the KL coefficient negative"
+        raise InputError(where, what, "raise kl_horizon; 2000 and more are usual")
     if num_prompts == 0:
         raise InputError("data/processed/prompts.parquet", "holds no prompts", "run prepare on more data")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.composer import ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
@@ -17,7 +18,7 @@ from triplex.runs.errors import InputError
 PARAMS_FILE = Path("params.yaml")
 #: every top-level key of params.yaml; a stage reads only those that it lists in dvc.yaml
 SECTIONS = (
-    "seed", "compute", "data", "base", "sft", "baseline", "reward", "train", "ppo", "grpo", "evaluate",
+    "seed", "compute", "data", "base", "sft", "perplexity", "baseline", "reward", "train", "ppo", "grpo", "evaluate",
 )  # fmt: skip
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -61,7 +62,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         problem = (error.problem or "not valid YAML").split("\n")[0]
         raise InputError(f"{path}{line}", problem, "see https://yaml.org/spec/1.2.2") from error
     except (YAMLError, ValueError, RecursionError) as error:  # a control character, an impossible date, 10,000 brackets
-        raise InputError(path, f"not valid YAML ({str(error).splitlines()[0]})", "restore the file") from error
+        raise InputError(path, f"not valid YAML ({error})", "restore the file") from error
     if not isinstance(value, dict):
         raise InputError(path, f"holds {type(value).__name__}, not a mapping of sections")
     return value
@@ -121,10 +122,10 @@ def _line(path: Path, location: tuple[Any, ...]) -> str:
     """` line N` of the deepest part of `location` that stands in the file."""
     node, line = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8")), 0
     for part in location:
-        if isinstance(node, dict) and part in node:
+        if isinstance(node, CommentedMap) and part in node:
             line = node.lc.key(part)[0] + 1
             node = node[part]
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
             line = node.lc.item(part)[0] + 1
             node = node[part]
     return f" line {line}" if line else ""

@@ -24,7 +24,7 @@ def config(*files: dict[str, Any], eval_files: tuple[dict[str, Any], ...] = (), 
 
 def write_lines(path: Path, lines: list[str]) -> dict[str, Any]:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return {"path": str(path)}
+    return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def reviews(tone: str) -> list[str]:

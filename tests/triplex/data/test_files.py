@@ -121,11 +121,11 @@ BROKEN = '{"text": "x"}\n' * 5000 + '{"text": "x\n' + '{"text": "x"}\n' * 4999
         pytest.param(lambda folder: folder / "a.txt", ["no such file", "no .txt"], id="bad-28-missing-alone"),
         pytest.param(directory, ["rows.csv", "a directory"], id="bad-28-directory"),
         pytest.param(fifo, ["rows.txt", "a pipe"], id="bad-28-fifo"),
-        pytest.param(write("a.xlsx", "PK"), ["'.xlsx'", ".parquet"], id="bad-28-unknown-format"),
+        pytest.param(write("a.xlsx", "PK"), ["'.xlsx'", ".parquet", "`format`"], id="bad-28-unknown-format"),
         pytest.param(write("a.jsonl", gzip.compress(b"{}" * 9)), ["packed with gzip"], id="bad-29-gzip-as-jsonl"),
         pytest.param(write("a.csv", b"PK\x03\x04"), ["packed with zip"], id="bad-29-zip-as-csv"),
         pytest.param(parquet_bomb, ["unpacks from"], id="bad-29-parquet-bomb"),
-        pytest.param(write("a.csv", b"PAR1...."), ["parquet named .csv"], id="bad-29-parquet-as-csv"),
+        pytest.param(write("a.csv", b"PAR1...."), ["parquet, read as .csv"], id="bad-29-parquet-as-csv"),
         pytest.param(write("a.parquet", LFS), ["Git LFS pointer", "git lfs pull"], id="bad-30-lfs-pointer"),
         pytest.param(write("a.txt", DVC), [".dvc pointer", "dvc pull"], id="bad-30-dvc-pointer"),
         pytest.param(

@@ -16,6 +16,8 @@ from triplex.data.sources import Material, Source, Stream, by_role, open_source
 from triplex.runs.errors import InputError
 
 SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
+#: of the three bytes "abc", as FIPS 180-2 gives it (appendix B.1)
+ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 CARD = """---
 configs:
 - config_name: default
@@ -47,6 +49,12 @@ def values(stream: Stream) -> list[dict[str, Any]]:
     return [record.values for record in stream.records]
 
 
+def write_file(path: Path, text: str, **keys: Any) -> dict[str, Any]:
+    """Write the file; its entry in a source, with its hash."""
+    path.write_text(text)
+    return {"path": str(path), "sha256": hashlib.sha256(text.encode()).hexdigest(), **keys}
+
+
 def folder_of_a_data_set(folder: Path, zero: str = "pos", one: str = "neg") -> str:
     folder.mkdir()
     (folder / "README.md").write_text(CARD.format(zero=zero, one=one))
@@ -68,10 +76,9 @@ def test_embedded_reviews_are_those_of_the_seed() -> None:
 
 
 def test_files_with_constant_labels(tmp_path: Path) -> None:
-    (tmp_path / "bad.txt").write_text("awful\n")
-    (tmp_path / "good.txt").write_text("lovely\nfine\n")
-    files = [{"path": f"{tmp_path}/bad.txt", "label": 0}, {"path": f"{tmp_path}/good.txt", "label": 1}]
-    material = open_as("files", files=files)
+    bad = write_file(tmp_path / "bad.txt", "awful\n", label=0)
+    good = write_file(tmp_path / "good.txt", "lovely\nfine\n", label=1)
+    material = open_as("files", files=[bad, good])
     assert [[(value["text"].strip(), value["label"]) for value in values(stream)] for stream in material.train] == [
         [("awful", 0)],
         [("lovely", 1), ("fine", 1)],
@@ -81,25 +88,39 @@ def test_files_with_constant_labels(tmp_path: Path) -> None:
 
 
 def test_evaluation_files_are_held_out(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one\n")
-    (tmp_path / "b.txt").write_text("two\n")
-    material = open_as("files", files=[{"path": f"{tmp_path}/a.txt"}], eval_files=[{"path": f"{tmp_path}/b.txt"}])
+    train, held_out = write_file(tmp_path / "a.txt", "one\n"), write_file(tmp_path / "b.txt", "two\n")
+    material = open_as("files", files=[train], eval_files=[held_out])
     assert material.held_out is not None
     assert [values(stream) for stream in material.held_out] == [[{"text": "two\n"}]]
 
 
 def test_every_file_is_examined_before_any_is_read(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one\n")
+    files = [write_file(tmp_path / "a.txt", "one\n"), {"path": f"{tmp_path}/b.txt"}]
     with pytest.raises(InputError, match="no such file"):
-        open_as("files", files=[{"path": f"{tmp_path}/a.txt"}, {"path": f"{tmp_path}/b.txt"}])
+        open_as("files", files=files)
 
 
-def test_bad_32_a_file_with_another_hash_is_an_error(tmp_path: Path) -> None:
+def test_a_given_format_takes_the_place_of_the_ending(tmp_path: Path) -> None:
+    (stream,) = open_as("files", files=[write_file(tmp_path / "x.neg", "awful\ndull\n", format="txt")]).train
+    assert values(stream) == [{"text": "awful\n"}, {"text": "dull\n"}]
+
+
+@pytest.mark.parametrize("key", ["files", "eval_files"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param({}, "no sha256 is given", id="bad-32-no-hash"),
+        pytest.param({"sha256": "0" * 64}, f"SHA-256 is not {'0' * 64}", id="bad-32-another-hash"),
+    ],
+)
+def test_a_file_without_its_hash_is_an_error_that_tells_it(
+    tmp_path: Path, key: str, given: dict[str, str], message: str
+) -> None:
     (tmp_path / "a.txt").write_text("abc")
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert open_as("files", files=[{"path": f"{tmp_path}/a.txt", "sha256": known}]).train
-    with pytest.raises(InputError, match=f"sha256: {known}"):
-        open_as("files", files=[{"path": f"{tmp_path}/a.txt", "sha256": "0" * 64}])
+    source = {"files": [write_file(tmp_path / "b.txt", "one\n")]}
+    assert open_as("files", **{**source, key: [{"path": f"{tmp_path}/a.txt", "sha256": ABC_SHA256}]}).train
+    with pytest.raises(InputError, match=rf"a\.txt: {message}.*\n.* sha256: {ABC_SHA256}$"):
+        open_as("files", **{**source, key: [{"path": f"{tmp_path}/a.txt", **given}]})
 
 
 RECORD = Record("a.csv", "row", 3, {"body": "a", "stars": 1, "text": "b", "url": "c"})
@@ -137,6 +158,8 @@ def test_bad_09_a_named_column_that_is_missing_is_an_error() -> None:
         ({"kind": "files", "files": [{"path": "a.txt", "label": 2}]}, "0 or 1"),
         ({"kind": "files", "files": [{"path": "a.txt", "label": None}]}, "leave the key out"),
         ({"kind": "files", "files": [{"path": "a.csv", "delimiter": "::"}]}, "at most 1 character"),
+        ({"kind": "files", "files": [{"path": "a.neg", "format": ".txt"}]}, "'txt', 'csv', 'jsonl' or 'parquet'"),
+        ({"kind": "files", "files": [{"path": "a.csv", "sha256": None}]}, "leave the key out"),
         ({"kind": "files", "files": [{"path": "a.csv"}], "columns": {"txt": "body"}}, "'text'"),
         ({"kind": "hub", "name": "org/x", "split": "train", "config": None}, "leave the key out"),
     ],

@@ -82,7 +82,7 @@ def test_a_models_bar_has_its_colour(pictures):
 
 
 def test_equal_data_give_equal_bytes_whatever_the_users_matplotlib_is_set_to(finished_run, pictures, tmp_path):
-    (tmp_path / "matplotlibrc").write_text("font.size: 30\naxes.facecolor: red\nsavefig.dpi: 20\nlines.linewidth: 9\n")
+    (tmp_path / "matplotlibrc").write_text("font.size: 30\naxes.labelsize: 30\nsavefig.dpi: 20\naxes.linewidth: 9\n")
     (tmp_path / "run").write_bytes(pickle.dumps((finished_run.curves, finished_run.samples, finished_run.models)))
     script = (
         "import pickle, sys\nfrom triplex.evaluation.plots import *\n"
@@ -95,7 +95,9 @@ def test_equal_data_give_equal_bytes_whatever_the_users_matplotlib_is_set_to(fin
     subprocess.run(command, check=True, env=environment)
     second = pickle.loads((tmp_path / "out").read_bytes())  # noqa: S301  (written two lines above)
     first = [*pictures["training"], *pictures["distribution"]]
-    assert second == [(picture.name, picture.light, picture.dark) for picture in first]
+    for picture, (name, light, dark) in zip(first, second, strict=True):
+        same = picture.light == light, picture.dark == dark  # not in the assertion: a diff of pictures takes minutes
+        assert (picture.name, *same) == (name, True, True)
 
 
 def test_pictures_hold_no_text_and_no_date(pictures):
@@ -108,8 +110,9 @@ def test_pictures_hold_no_text_and_no_date(pictures):
         assert set(kinds) == {b"IHDR", b"pHYs", b"IDAT", b"IEND"}
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_run_of_one_step_equal_rewards_and_an_unknown_model_can_be_drawn(finished_run):
-    curves = {"dapo": {name: values[:1] for name, values in finished_run.curves["grpo"].items()}}
+    curves = {"dapo": {name: values[:1] for name, values in finished_run.curves["grpo"].items()} | {"step": [0]}}
     assert len(training_pictures(curves)) == 7
     row = finished_run.samples.to_pylist()[0] | {"model": "dapo"}
     samples = pa.Table.from_pylist([row, row], schema=finished_run.samples.schema)

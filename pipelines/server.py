@@ -1,0 +1,48 @@
+"""The Prefect server that a run from the command line talks to."""
+
+import atexit
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from pipelines.environment import PREFECT_HOME
+from pipelines.guard import Guarded
+
+START_SECONDS = 300.0
+
+
+def ensure_server() -> None:
+    """Leave PREFECT_API_URL set: as the user has it, else to a temporary server on loopback that ends with the process.
+
+    To be called before Prefect is imported. Prefect's own temporary server shares the terminal's process group, so
+    Ctrl-C ends it before the flow has reported to it and the flow waits for ever, and `kill -9` of the flow leaves it
+    behind. A guarded one has neither fault.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    env = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
+    log = PREFECT_HOME / "server.log"
+    with log.open("wb") as file:
+        guarded = Guarded(["prefect", "server", "start"], env, stdout=file)
+    atexit.register(
+        guarded.end
+    )  # registered before Prefect is imported, so called after Prefect has sent its last logs
+    _wait_until_healthy(guarded, log)
+
+
+def _wait_until_healthy(guarded: Guarded, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while guarded.running() and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.1)
+    raise RuntimeError(f"Prefect's server did not start; {log} tells why")

@@ -1,0 +1,111 @@
+"""The whole pipeline on the tiny preset, for real: through `dvc repro`, through the flow, with the same lock file."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("prepare", "base", "sft", "baseline", "reward", "train@ppo", "train@grpo", "evaluate", "plot")
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """What git would put into a clone, with the tiny preset as its parameters, committed."""
+    names = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    for name in filter(None, names.stdout.split("\0")):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    shutil.copy(ROOT / "presets/tiny.yaml", folder / "params.yaml")
+    commands = (
+        "git init -q",
+        "git add .",
+        "git -c user.name=t -c user.email=t@localhost -c commit.gpgsign=false commit -qm tiny",
+    )
+    for command in commands:
+        subprocess.run(command.split(), cwd=folder, check=True)
+    return folder
+
+
+def run(folder: Path, *command: str) -> str:
+    """Output of `python -m command` in the copy, which must succeed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def lock(folder: Path) -> dict:
+    return YAML(typ="safe").load(folder / "dvc.lock")
+
+
+@pytest.fixture(scope="module")
+def repro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_of_the_project(tmp_path_factory.mktemp("repro"))
+    run(folder, "dvc", "repro")
+    return folder
+
+
+def test_every_stage_ran_and_left_its_outs(repro: Path) -> None:
+    assert set(lock(repro)["stages"]) == set(STAGES)
+    for name in ("base", "sft", "ppo", "grpo"):
+        AutoModelForCausalLM.from_pretrained(repro / "models" / name)
+    evaluation = json.loads((repro / "reports/eval.json").read_text())
+    assert set(evaluation["models"]) == {"base", "sft", "ppo", "grpo"}
+    assert set(evaluation["paired"]) == {"base", "ppo", "grpo"}
+    keys = {"reward", "sentiment", "distinct_2", "repetition", "self_bleu", "length", "kl_nats", "perplexity"}
+    assert all(keys <= set(model) for model in evaluation["models"].values())
+    assert evaluation["models"]["sft"]["kl_nats"] == pytest.approx(0, abs=1e-6)
+    samples = pq.read_table(repro / "reports/samples.parquet")
+    assert len(samples) == 4 * evaluation["num_prompts"]
+    assert (repro / "reports/index.html").stat().st_size > 10_000
+
+
+def test_nothing_to_do_is_seen(repro: Path) -> None:
+    output = run(repro, "dvc", "repro")
+    assert "Running stage" not in output
+    assert "up to date" in output
+
+
+def test_manifests_cite_every_input_and_output(repro: Path) -> None:
+    manifest = json.loads((repro / "reports/manifests/train-ppo.json").read_text())
+    assert "models/sft" in manifest["inputs"]
+    assert "triplex/rl/ppo.py" in manifest["inputs"]
+    assert "triplex/rl/grpo.py" in manifest["inputs"]
+    assert set(manifest["outputs"]) == {"models/ppo", "reports/metrics/ppo.tsv", "reports/completions/ppo.parquet"}
+    assert manifest["params"]["ppo"]["gae_lambda"] == 0.95
+
+
+def test_held_out_prompts_never_occur_in_training(repro: Path) -> None:
+    held_out = pq.read_table(repro / "data/processed/eval.parquet")["prompt"].to_pylist()
+    texts = [text.casefold() for text in pq.read_table(repro / "data/processed/corpus.parquet")["text"].to_pylist()]
+    assert held_out
+    assert not [prompt for prompt in held_out if any(prompt.casefold() + " " in text for text in texts)]
+
+
+def test_the_flow_gives_the_same_lock_and_one_parameter_reruns_what_depends_on_it(
+    repro: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = copy_of_the_project(tmp_path_factory.mktemp("flow"))
+    run(folder, "pipelines", "run")
+    assert lock(folder) == lock(repro)
+    before = lock(folder)["stages"]
+    run(folder, "pipelines", "run", "train@grpo", "-S", "grpo.learning_rate=1e-4")
+    after = lock(folder)["stages"]
+    assert {name for name in STAGES if before[name] != after[name]} == {"train@grpo"}

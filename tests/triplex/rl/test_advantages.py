@@ -1,0 +1,148 @@
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from triplex.rl.advantages import gae, group_relative, token_rewards, zero_variance_frac
+
+NAN = math.nan
+MASK = torch.tensor([[True, True, True], [True, True, False]])
+
+
+def slow_gae(rewards: list[float], values: list[float], gamma: float, gae_lambda: float) -> list[float]:
+    """The definition: A_t = sum_l (gamma lambda)^l delta_{t+l}, with value 0 after the last token."""
+    num = len(rewards)
+    ahead = [*values[1:], 0.0]
+    delta = [rewards[t] + gamma * ahead[t] - values[t] for t in range(num)]
+    return [sum((gamma * gae_lambda) ** (k - t) * delta[k] for k in range(t, num)) for t in range(num)]
+
+
+def test_token_rewards_by_hand() -> None:
+    kl = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, NAN]])
+    rewards = token_rewards(torch.tensor([10.0, 20.0]), kl, MASK, 0.5)
+    assert rewards.tolist() == [[-0.5, -1.0, 8.5], [-2.0, 17.5, 0.0]]
+
+
+def test_token_rewards_add_up_to_the_score_minus_the_kl() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kl, score = torch.rand(6, 9, generator=generator), torch.rand(6, generator=generator)
+    mask = torch.arange(9) < torch.tensor([1, 9, 4, 5, 2, 8])[:, None]
+    rewards = token_rewards(score, kl, mask, 0.3)
+    for row in range(6):
+        kept = [value for value, keep in zip(kl[row].tolist(), mask[row].tolist(), strict=True) if keep]
+        assert rewards[row].sum().item() == pytest.approx(score[row].item() - 0.3 * sum(kept), abs=1e-6)
+
+
+def test_token_rewards_edges() -> None:
+    kl = torch.full((2, 3), 7.0)
+    none = torch.zeros(2, 3, dtype=torch.bool)
+    assert token_rewards(torch.tensor([1.0, 2.0]), kl, none, 0.1).tolist() == [[0] * 3] * 2
+    first = torch.tensor([[True, False, False], [False, False, False]])
+    assert token_rewards(torch.tensor([1.0, 2.0]), kl, first, 0.0).tolist() == [[1, 0, 0], [0, 0, 0]]
+
+
+def test_gae_by_hand() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 2.0], [3.0, 1.0, NAN]])
+    values = torch.tensor([[0.5, 1.0, 1.5], [2.0, 4.0, NAN]])
+    advantages, returns = gae(rewards, values, MASK, gamma=0.5, gae_lambda=0.5)
+    # row 0: delta = 1 + 0.5 - 0.5, 0 + 0.75 - 1, 2 - 1.5 = 1, -0.25, 0.5; row 1: 3 + 2 - 2, 1 - 4 = 3, -3
+    expected = [[1 + 0.25 * (-0.25 + 0.25 * 0.5), -0.25 + 0.25 * 0.5, 0.5], [3 + 0.25 * -3, -3.0, 0.0]]
+    assert advantages.tolist() == expected
+    assert returns.tolist() == [[0.96875 + 0.5, 0.875, 2.0], [4.25, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (0.99, 0.0), (0.0, 0.5)])
+def test_gae_against_the_definition(gamma: float, gae_lambda: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    rewards, values = torch.randn(2, 6, 8, generator=generator, dtype=torch.float64)
+    mask = torch.rand(6, 8, generator=generator) < 0.7  # holes too: they are skipped
+    advantages, returns = gae(rewards, values, mask, gamma, gae_lambda)
+    for row in range(6):
+        keep = [t for t in range(8) if mask[row, t]]
+        kept_values = [values[row, t].item() for t in keep]
+        wanted = slow_gae([rewards[row, t].item() for t in keep], kept_values, gamma, gae_lambda)
+        assert advantages[row, keep].tolist() == pytest.approx(wanted, abs=1e-12)
+        assert returns[row, keep].tolist() == pytest.approx(
+            [a + v for a, v in zip(wanted, kept_values, strict=True)], abs=1e-12
+        )
+        assert advantages[row][~mask[row]].abs().sum().item() == 0
+
+
+def test_gae_with_lambda_1_is_the_return_minus_the_value() -> None:
+    generator = torch.Generator().manual_seed(6)
+    rewards, values = torch.randn(2, 2, 3, generator=generator)
+    _, returns = gae(rewards, values, MASK, 1.0, 1.0)
+    wanted = [[sum(rewards[0, t:].tolist()) for t in range(3)], [sum(rewards[1, t:2].tolist()) for t in range(2)] + [0]]
+    torch.testing.assert_close(returns, torch.tensor(wanted))
+
+
+def pad(x: Tensor, value: float, num: int = 3) -> Tensor:
+    return torch.cat([x, torch.full((len(x), num), value)], 1)
+
+
+@pytest.mark.parametrize("padding", [0.0, -1e9, NAN])
+def test_gae_padding_and_permutation(padding: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    rewards, values = torch.randn(2, 4, 5, generator=generator)
+    mask = torch.arange(5) < torch.tensor([5, 2, 1, 4])[:, None]
+    plain = gae(rewards, values, mask, 0.9, 0.9)
+    dirty = [torch.where(mask, x, torch.full_like(x, padding)) for x in (rewards, values)]
+    wide_mask = torch.cat([mask, torch.zeros(4, 3, dtype=torch.bool)], 1)
+    padded = gae(pad(dirty[0], padding), pad(dirty[1], padding), wide_mask, 0.9, 0.9)
+    order = torch.tensor([2, 0, 3, 1])
+    permuted = gae(rewards[order], values[order], mask[order], 0.9, 0.9)
+    split = [gae(rewards[i : i + 1], values[i : i + 1], mask[i : i + 1], 0.9, 0.9) for i in range(4)]
+    for k in range(2):
+        assert torch.equal(padded[k][:, :5], plain[k])
+        assert torch.equal(permuted[k], plain[k][order])
+        assert torch.equal(torch.cat([part[k] for part in split]), plain[k])
+
+
+def test_gae_of_nothing_is_zero() -> None:
+    none = torch.zeros(2, 3, dtype=torch.bool)
+    advantages, returns = gae(torch.full((2, 3), NAN), torch.full((2, 3), NAN), none, 1.0, 0.95)
+    assert advantages.tolist() == returns.tolist() == [[0] * 3] * 2
+
+
+def test_group_relative_by_hand() -> None:
+    score = torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 6.0])  # two groups of three; std 1 and sqrt(12)
+    wanted = [-1.0, 0.0, 1.0, -2 / math.sqrt(12), -2 / math.sqrt(12), 4 / math.sqrt(12)]
+    torch.testing.assert_close(group_relative(score, 3, 0.0), torch.tensor(wanted))
+    assert group_relative(score, 3, 1.0)[2].item() == pytest.approx(0.5)
+
+
+def test_group_relative_against_a_loop() -> None:
+    rng = random.Random(2)
+    scores = [rng.gauss(0, 3) for _ in range(24)]
+    result = group_relative(torch.tensor(scores, dtype=torch.float64), 8, 1e-4)
+    assert result.dtype == torch.float64
+    for start in (0, 8, 16):
+        group = scores[start : start + 8]
+        mean = sum(group) / 8
+        std = math.sqrt(sum((s - mean) ** 2 for s in group) / 7)
+        wanted = [(s - mean) / (std + 1e-4) for s in group]
+        assert result[start : start + 8].tolist() == pytest.approx(wanted)
+
+
+def test_group_relative_invariances() -> None:
+    score = torch.randn(12, generator=torch.Generator().manual_seed(1))
+    plain = group_relative(score, 4, 1e-4)
+    torch.testing.assert_close(group_relative(score + 50, 4, 1e-4), plain, atol=1e-4, rtol=1e-4)
+    groups, order = score.view(3, 4), torch.tensor([2, 0, 1])
+    assert torch.equal(group_relative(groups[order].reshape(-1), 4, 1e-4), plain.view(3, 4)[order].reshape(-1))
+    assert torch.equal(torch.cat([group_relative(g, 4, 1e-4) for g in groups]), plain)
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 5, 8, 12, 64])
+def test_equal_rewards_give_exactly_no_advantage(group_size: int) -> None:
+    """In float32 the mean of equal numbers need not be that number; divided by a small eps this would be large."""
+    score = torch.rand(500, generator=torch.Generator().manual_seed(0)).repeat_interleave(group_size)
+    assert group_relative(score, group_size, 1e-8).abs().max().item() == 0
+    assert zero_variance_frac(score, group_size).item() == 1
+
+
+def test_zero_variance_frac_by_hand() -> None:
+    score = torch.tensor([1.0, 1.0, 0.1, 0.2, 3.0, 3.0, 0.0, 1e-7])
+    assert zero_variance_frac(score, 2).item() == 0.5
