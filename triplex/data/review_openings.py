@@ -61,8 +61,8 @@ OPENINGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-_WHEN = """last night, last weekend, over the weekend, over the holidays, in early spring, in late autumn,
-    one March evening, on a rainy Sunday, on a public holiday, in the first week of May, at the end of June, on a snowy day"""
+_WHEN = """last night, last weekend, over the weekend, over the holidays, in early spring, in late autumn, one
+    March evening, on a rainy Sunday, on a public holiday, in the first week of May, in mid-June, on a snowy day"""
 
 _SHARED = {
     "this": ("this", "this", "a"),

@@ -27,10 +27,10 @@ parts = lid, filter, jug, drip tray | removable parts, attachments
   works: come/came off with ease, wash/washed up in a minute, fit/fitted like a glove, survive/survived the dishwasher
   fails: leak/leaked, crack/cracked, trap/trapped old crumbs, come/came loose, rust/rusted
   where: in daily use, after a dozen uses, for everyday cooking, in a small kitchen
-manual = manual, instruction booklet, quick-start guide, setup guide | instructions, diagrams
+manual = manual, instruction booklet, quick-start guide, handbook | instructions, diagrams
   good: helpful, readable, thorough, well-illustrated, concise, understandable, instructive
   bad: confusing, vague, garbled, incomplete, cryptic, misleading, unreadable
-  works: answer/answered every question, guide/guided {me} through each step, save/saved {me} an hour
+  works: answer/answered every question, lead/led {me} through each step, save/saved {me} an hour
   fails: skip/skipped the crucial steps, leave/left {me} guessing, contradict/contradicted the labels
   where: from the first page on, for a beginner, in every language, on the tricky steps
 delivery = delivery, shipping, courier, delivery service
@@ -186,7 +186,7 @@ details: for the daily commute, for a month of trains, for a walking holiday, to
 aspects: hinge, hinge, grip, build, delivery, price
 modifiers: metal, tin, hard-shell, lockable, aluminium, two-tier
 heads: tool box, jewellery box, briefcase, lunch box, storage chest, instrument case
-details: for the attic, for {my} collection of stamps, for the allotment, to keep papers in
+details: for the attic, for {my} collection of stamps, for the allotment, for {my} papers
 aspects: fit, fit, fabric, fabric, delivery, price
 modifiers: wool, cotton, linen, navy, hooded, checked, padded
 heads: raincoat, jacket, coat, shirt, waistcoat, jumpsuit
@@ -210,7 +210,7 @@ details: for the school run, for the ride to work, for {my} Sunday tours, to exp
 aspects: blade, blade, grip, build, delivery, price
 modifiers: stainless, Japanese-style, curved, hand-forged, long-handled
 heads: pruning saw, hatchet, vegetable slicer, pizza cutter, cheese plane, hand saw
-details: for the orchard, for {my} kitchen drawer, for the scout camp, to replace a borrowed one
+details: for the orchard, for {my} kitchen drawer, for the scout camp, to replace a borrowed tool
 aspects: light, light, light, controls, build, delivery, price
 modifiers: brass, dimmable, clip-on, solar-powered, adjustable-arm, paper
 heads: desk lamp, floor lamp, bedside lamp, reading lamp, lantern

@@ -112,7 +112,7 @@ dialogue = dialogue, humour, banter, writing, wordplay | jokes, one-liners, conv
   where: around the dinner table, in the love scenes, between the old friends, in the opening half hour
 ending = ending, finale, final scene, last act, conclusion, epilogue | closing scenes, last ten minutes, final moments
   good: satisfying, moving, unforgettable, graceful, cathartic, bold, poignant, fitting, uplifting, well-earned
-  bad: abrupt, unsatisfying, sentimental, silly, anticlimactic, half-hearted, baffling, hasty, lazy, tacked-on
+  bad: abrupt, unsatisfying, sentimental, silly, anticlimactic, half-hearted, baffling, hasty, lazy, perfunctory
   works: move/moved {me} to tears, tie/tied everything together, stay/stayed with {me} for days, earn/earned applause
   fails: come/came out of nowhere, leave/left too much unexplained, cheat/cheated the audience, ring/rang hollow
   where: after all that build-up, by the standards of the genre, after two hours of waiting, on a first viewing

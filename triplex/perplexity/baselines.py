@@ -33,7 +33,7 @@ _KEY = b"scorer"
 
 
 def scorer_identity(folder: str | Path, precision: str, config: PerplexityConfig) -> dict[str, str]:
-    """Everything that decides a scorer's numbers, by name: model files, segmenter, precision, pools; not the batch size."""
+    """What decides a scorer's numbers, by name: model files, segmenter, precision, pools; not the batches."""
     folder = Path(folder)
     shards = sorted(folder.glob("*.safetensors"))
     weights = sha256("".join(sha256_file(shard) for shard in shards).encode()).hexdigest()

@@ -104,18 +104,19 @@ class FrozenScorer:
     ) -> list[_Row]:
         names = names or [f"row {number}" for number in range(len(texts))]
         given, _ = self._tokenize(contexts)
-        joint = self._tokenize([context + text for context, text in zip(contexts, texts, strict=True)])
-        return [self._row(*each, strict_boundary) for each in zip(names, contexts, texts, given, *joint, strict=True)]
+        ids, offsets = self._tokenize([context + text for context, text in zip(contexts, texts, strict=True)])
+        rows = zip(names, contexts, texts, given, ids, offsets, strict=True)
+        return [self._row(strict_boundary, *row) for row in rows]
 
     def _row(
         self,
+        strict_boundary: bool,
         name: str,
         context: str,
         text: str,
         context_ids: list[int],
         ids: list[int],
         offsets: list[tuple[int, int]],
-        strict_boundary: bool,
     ) -> _Row:
         shift = len(context)
         if ids[: len(context_ids)] == context_ids:

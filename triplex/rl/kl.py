@@ -32,6 +32,7 @@ class FixedKL:
     """A coefficient that stays."""
 
     coef: float
+    target: None = None
 
     def update(self, kl: float, num_sequences: int) -> None:
         """Nothing to adapt."""

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,7 +21,7 @@ COMPLETIONS_SCHEMA = pa.schema(
 )
 
 
-def write_metrics(path: Path, rows: Sequence[dict[str, float]]) -> None:
+def write_metrics(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Tab-separated, a header and one row a step: what `dvc plots` and the report read."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), dialect="excel-tab", lineterminator="\n")

@@ -64,7 +64,7 @@ class Trainer:
         )
         adaptive = AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
         self.kl: AdaptiveKL | FixedKL = adaptive if config.kl_control == "adaptive" else FixedKL(config.kl_coef)
-        self.metrics: list[dict[str, float]] = []
+        self.metrics: list[dict[str, Any]] = []
         self.completions: list[dict[str, Any]] = []
 
     def train(self) -> None:
@@ -89,7 +89,7 @@ class Trainer:
         prompt_ids, prompt_mask = encode_prompts(
             self.tokenizer, [self.prompts[i][1] for i in rows], self.policy.lm.device
         )
-        # a prompt comes once an epoch, twice in the step in which two epochs meet
+        # a prompt comes once an epoch, so more than once in a step in which epochs meet
         epochs = [place // len(self.prompts) for place in range(step * num, (step + 1) * num)]
         seeds = [
             derive_seed(self.run.seed, "sample", epoch, self.prompts[i][0], g)
@@ -167,9 +167,9 @@ class Trainer:
         """Append the step's metrics, with TRL's names, adapt the KL coefficient, keep some completions."""
         group = self.algorithm.group_size
         kl = masked_mean(self.algorithm.kl(batch.old_logprobs, batch.ref_logprobs), batch.response_mask).item()
-        row = {
+        row: dict[str, Any] = {
             "step": step, "reward": batch.score.mean().item(), "reward_std": batch.score.std(unbiased=False).item(),
-            "kl": kl, "kl_target": self.config.kl_target, "kl_coef": self.kl.coef, **losses,
+            "kl": kl, "kl_target": self.kl.target, "kl_coef": self.kl.coef, **losses,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "completions/mean_length": responses.mask.sum(1).float().mean().item(),
             "completions/terminated_frac": responses.terminated.float().mean().item(),

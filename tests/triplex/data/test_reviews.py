@@ -134,6 +134,13 @@ def test_adjectives_and_verbs_agree_with_their_nouns(domain: str, reviews: list[
     assert num_checked > 2000
 
 
+def test_every_kind_has_an_aspect_for_every_clause() -> None:
+    """A review has at most two clauses, each about one or two aspects; none is judged twice."""
+    for layout in sentences.PURE_LAYOUTS + sentences.MIXED_LAYOUTS:
+        assert len(re.findall(r"\{(?:yes|no|remark)\}", layout)) <= 2
+    assert all(len(set(kind.aspects)) >= 4 for kinds in KINDS.values() for kind in kinds)
+
+
 def test_every_bank_has_a_word_for_every_slot() -> None:
     for aspect in (aspect for kinds in KINDS.values() for kind in kinds for aspect in kind.aspects):
         assert aspect.singular + aspect.plural

@@ -34,7 +34,7 @@ def slow_advantages(batch: Batch, c: PPOConfig) -> tuple[list[list[float]], list
     for row in range(len(batch)):
         num = int(batch.response_mask[row].sum())
         old, ref = batch.old_logprobs[row].tolist(), batch.ref_logprobs[row].tolist()
-        values = batch.values[row].tolist()[:num] + [0.0]
+        values = [*batch.values[row].tolist()[:num], 0.0]
         rewards = [-KL_COEF * (old[t] - ref[t]) for t in range(num)]
         rewards[-1] += batch.score[row].item()
         delta = [rewards[t] + c.gamma * values[t + 1] - values[t] for t in range(num)]
@@ -110,7 +110,9 @@ def test_loss_by_hand() -> None:
     )
     loss, parts = PPO(config(value_coef=0.5, entropy_coef=0.01)).loss(new, batch, kl_coef=99.0)
     policy = torch.tensor([[-1.2, -0.5, 0.8], [1.5, -2, 0]])
-    value = torch.tensor([[0.9**2, 0.8**2, 1.0], [0, 0.01, 0]]) / 2  # 0.5 and 2 were clipped to 0.2: 0.8^2, max(1, 0.64)
+    value = (
+        torch.tensor([[0.9**2, 0.8**2, 1.0], [0, 0.01, 0]]) / 2
+    )  # 0.5 and 2 were clipped to 0.2: 0.8^2, max(1, 0.64)
     torch.testing.assert_close(parts["policy_loss"], policy)
     torch.testing.assert_close(parts["value_loss"], value)
     assert parts["clip_ratio"].tolist() == [[1, 0, 1], [0, 0, 0]]
@@ -118,9 +120,7 @@ def test_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_gradient_against_the_slow_loss(
-    tiny_lm: Callable[..., Any], uneven_batch: Batch, aggregation: str
-) -> None:
+def test_gradient_against_the_slow_loss(tiny_lm: Callable[..., Any], uneven_batch: Batch, aggregation: str) -> None:
     lm, c = tiny_lm(1), config(aggregation=aggregation)
     policy, slow = Policy(lm, value_head=True), tiny_lm(1).double()
     torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(0))
@@ -137,9 +137,7 @@ def test_gradient_against_the_slow_loss(
 
     assert 0 < parts["clip_ratio"][batch.response_mask].sum() < 12  # both branches were taken
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
-    for (name, mine), theirs in zip(
-        policy.named_parameters(), [*slow.parameters(), *head.parameters()], strict=True
-    ):
+    for (name, mine), theirs in zip(policy.named_parameters(), [*slow.parameters(), *head.parameters()], strict=True):
         assert torch.isfinite(mine.grad).all()
         scale = theirs.grad.abs().max().item()
         assert (mine.grad - theirs.grad).abs().max().item() <= 1e-4 * scale + 1e-7, name

@@ -10,8 +10,14 @@ import torch
 from triplex.models.loading import eos_token_ids
 from triplex.models.policy import Policy
 from triplex.rl.rollout import (
-    Responses, check_prompts_fit, decode, encode_prompts, sample_responses, sample_tokens, uniforms,
-)  # fmt: skip
+    Responses,
+    check_prompts_fit,
+    decode,
+    encode_prompts,
+    sample_responses,
+    sample_tokens,
+    uniforms,
+)
 from triplex.runs.errors import InputError
 
 PROMPTS = ["The tea", "I", "A good book, well made", "lamp"]
@@ -41,11 +47,10 @@ def slow_sample(
     for t in range(num):
         logits = lm(input_ids=torch.tensor([prompt + tokens])).logits[0, -1].double().numpy() / temperature
         probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        total = 0.0
-        for token, probability in enumerate(probabilities):
-            total += probability
-            if total > u[t]:
-                break
+        token, total = 0, probabilities[0]
+        while total <= u[t]:
+            token += 1
+            total += probabilities[token]
         tokens.append(token)
         logprobs.append(math.log(probabilities[token]))
         if token in ends:

@@ -164,25 +164,25 @@ def test_the_micro_batch_split_does_not_matter(make: Make, name: str, aggregatio
 
 def test_a_fixed_coefficient_holds_the_policy_back(make: Make) -> None:
     final = []
-    for coef in (0.0, 1.0):
-        trainer = make("grpo", num_steps=10, kl_coef=coef)
+    for coef in (0.0, 5.0):
+        trainer = make("grpo", num_steps=12, kl_coef=coef)
         trainer.train()
         assert set(column(trainer, "kl_coef")) == {coef}
-        final.append(column(trainer, "kl")[-1])
+        final.append(sum(column(trainer, "kl")[-4:]))
     assert final[1] < 0.5 * final[0]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_adaptive_coefficient_follows_the_divergence(make: Make, name: str) -> None:
-    trainer = make(name, kl_control="adaptive", kl_target=0.01, kl_horizon=100, num_steps=8)
+    trainer = make(name, kl_control="adaptive", kl_target=0.005, kl_horizon=100, num_steps=6)
     trainer.train()
     coefs, kls = column(trainer, "kl_coef"), column(trainer, "kl")
     assert coefs[0] == 0.02
-    for t in range(7):
-        factor = 1 + max(-0.2, min(0.2, kls[t] / 0.01 - 1)) * 16 / 100
+    for t in range(5):
+        factor = 1 + max(-0.2, min(0.2, kls[t] / 0.005 - 1)) * 16 / 100
         assert coefs[t + 1] == pytest.approx(coefs[t] * factor)
     assert coefs[1] < coefs[0]  # the first batch comes from the reference itself
-    assert coefs[-1] > coefs[3]  # the policy has gone beyond the target
+    assert coefs[-1] > coefs[1]  # the policy has gone beyond the target
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -192,7 +192,7 @@ def test_a_reward_that_is_not_a_number_stops_before_the_weights_change(make: Mak
     def breaks(*args: Any, **columns: Any) -> list[float | None]:
         nonlocal calls
         calls += 1
-        return even_share(*args, **columns)[:-1] + [float("nan") if calls == 3 else 0.5]
+        return [*even_share(*args, **columns)[:-1], float("nan") if calls == 3 else 0.5]
 
     trainer = make(name, reward=breaks)
     before = make(name, reward=breaks, num_steps=6)
@@ -211,7 +211,7 @@ def test_a_reward_that_is_not_a_number_stops_before_the_weights_change(make: Mak
 def test_an_infinite_loss_stops_before_the_weights_change(make: Make) -> None:
     trainer = make("ppo", weight=3e38)
     start = weights(trainer)
-    with pytest.raises(InputError, match=r"train@ppo step 0: loss inf .* stopped before the weights changed"):
+    with pytest.raises(InputError, match=r"train@ppo step 0: loss (inf|nan) .* stopped before the weights changed"):
         trainer.train()
     for name, value in weights(trainer).items():
         assert torch.equal(value, start[name])
@@ -223,7 +223,7 @@ def test_only_the_policy_learns(make: Make) -> None:
     trainer.train()
     assert all(not torch.equal(value, start[name]) for name, value in weights(trainer).items())
     assert all(torch.equal(value, reference[name]) for name, value in trainer.reference.state_dict().items())
-    assert not trainer.policy.training
+    assert not trainer.policy.lm.training  # dropout is off
 
 
 def test_sizes_that_do_not_fit(make: Make) -> None:
@@ -236,7 +236,7 @@ def test_sizes_that_do_not_fit(make: Make) -> None:
     make("ppo", kl_control="adaptive", kl_horizon=16)
     with pytest.raises(InputError, match="holds no prompts"):
         make("ppo", prompts=[])
-    with pytest.raises(InputError, match=r"prompt p2: .* do not fit"):
+    with pytest.raises(InputError, match=r"prompt p4: .* do not fit"):
         make("ppo", max_new_tokens=60)
 
 
@@ -266,7 +266,8 @@ def test_a_prompt_that_comes_twice_in_a_step_is_answered_twice(make: Make) -> No
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_metrics(make: Make, name: str, tmp_path: Path) -> None:
-    trainer = make(name, weight=2.0, num_steps=4, algorithm={"num_epochs": 1, "num_minibatches": 1})
+    once = {"num_epochs": 1, "num_minibatches": 1, "aggregation": "token"}
+    trainer = make(name, weight=2.0, num_steps=4, algorithm=once)
     trainer.train()
     only = {"ppo": {"value_loss"}, "grpo": {"frac_reward_zero_std"}}[name]
     assert set(trainer.metrics[0]) == only | {
@@ -277,9 +278,8 @@ def test_metrics(make: Make, name: str, tmp_path: Path) -> None:
     for row in trainer.metrics:
         assert row["reward"] == row["rewards/even"]  # as it entered the total, weight and all
         assert row["clip_ratio"] == 0  # one optimiser step a batch: the policy is the one that sampled
-        # what the parts add up to: GRPO's sequences weigh alike, so its mean kl is not the token mean that is logged
-        if name == "ppo":
-            assert row["loss"] == pytest.approx(row["policy_loss"] + 0.1 * row["value_loss"], abs=1e-6)
+        shaped = 0.1 * row["value_loss"] if name == "ppo" else 0.02 * row["kl"]
+        assert row["loss"] == pytest.approx(row["policy_loss"] + shaped, abs=1e-6)
     write_metrics(tmp_path / "metrics.tsv", trainer.metrics)
     assert read_tsv(tmp_path / "metrics.tsv") == trainer.metrics
     assert {row["step"] for row in trainer.completions} == {0, 3}
@@ -288,15 +288,20 @@ def test_metrics(make: Make, name: str, tmp_path: Path) -> None:
     assert {row["id"]: row["prompt"] for row in kept}.items() <= dict(PROMPTS).items()
 
 
-def read_tsv(path: Path) -> list[dict[str, float]]:
+def read_tsv(path: Path) -> list[dict[str, float | None]]:
     with path.open(encoding="utf-8", newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file, dialect="excel-tab")]
+        rows = csv.DictReader(file, dialect="excel-tab")
+        return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_golden_curve(make: Make, name: str) -> None:
-    """20 steps as they were; equal to the last bit where they were made, to 1e-4 on other processors."""
-    trainer = make(name, num_steps=20, kl_control="adaptive")
+    """20 steps as they were, to 1e-4: the last bits differ between processors.
+
+    Small steps and few draws, so that those bits do not tip a draw: weights disturbed by 2e-7 stay within 1e-6.
+    """
+    small = {"batch_size": 8, "micro_batch_size": 8, "max_new_tokens": 8}
+    trainer = make(name, num_steps=20, kl_control="adaptive", algorithm={"learning_rate": 2e-3}, **small)
     trainer.train()
     rows = [{key: row[key] for key in ("step", "reward", "kl", "loss")} for row in trainer.metrics]
     path = GOLDEN / f"{name}.tsv"

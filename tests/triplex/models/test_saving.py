@@ -1,0 +1,90 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from triplex.models.loading import load_causal_lm
+from triplex.models.saving import num_parameters, save_model
+from triplex.runs.files import sha256_tree
+
+ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen3")
+IDS = torch.arange(2, 12)[None]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_folder_loads_with_auto_classes(
+    tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any, architecture: str
+) -> None:
+    model = tiny_lm(architecture=architecture)
+    save_model(tmp_path / "m", model, tiny_tokenizer)
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
+    assert not any(info.values())
+    assert loaded.config.use_cache
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+    text = "The lamp is bright. 👍"
+    assert AutoTokenizer.from_pretrained(tmp_path / "m")(text)["input_ids"] == tiny_tokenizer(text)["input_ids"]
+
+
+def test_equal_models_make_equal_bytes(tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
+    save_model(tmp_path / "one" / "m", tiny_lm(seed=1), tiny_tokenizer)
+    save_model(tmp_path / "two" / "elsewhere" / "n", tiny_lm(seed=1), tiny_tokenizer)
+    save_model(tmp_path / "m", tiny_lm(seed=2), tiny_tokenizer)
+    assert sha256_tree(tmp_path / "one" / "m") == sha256_tree(tmp_path / "two" / "elsewhere" / "n")
+    assert sha256_tree(tmp_path / "one" / "m") != sha256_tree(tmp_path / "m")
+
+
+def test_saving_again_what_was_loaded_changes_no_byte(
+    tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    """Where a model came from is no part of it."""
+    save_model(tmp_path / "a", tiny_lm(), tiny_tokenizer)
+    save_model(tmp_path / "deeper" / "b", *load_causal_lm(tmp_path / "a"))
+    save_model(tmp_path / "c", *load_causal_lm(tmp_path / "deeper" / "b"))
+    assert sha256_tree(tmp_path / "deeper" / "b") == sha256_tree(tmp_path / "c")
+
+
+def test_folder_holds_nothing_of_this_run(tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
+    save_model(tmp_path / "a", tiny_lm(), tiny_tokenizer)
+    save_model(tmp_path / "b", *load_causal_lm(tmp_path / "a"))
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        ]  # fmt: skip
+        for path in folder.iterdir():
+            assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_saving_replaces_the_whole_folder(tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "old.bin").write_text("old")
+    save_model(tmp_path / "m", tiny_lm(), tiny_tokenizer)
+    assert not (tmp_path / "m" / "old.bin").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_failed_save_leaves_the_old_folder(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "old.bin").write_text("old")
+    with pytest.raises(AttributeError):
+        save_model(tmp_path / "m", tiny_lm(), tokenizer=None)
+    assert (tmp_path / "m" / "old.bin").read_text() == "old"
+
+
+def test_config_has_the_pad_token(tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
+    save_model(tmp_path / "m", tiny_lm(), tiny_tokenizer)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert (config["eos_token_id"], config["pad_token_id"], config["architectures"]) == (0, 1, ["GPT2LMHeadModel"])
+
+
+def test_tied_parameters_count_once(tiny_lm: Callable[..., Any]) -> None:
+    model = tiny_lm()
+    vocabulary, width, positions, layers = model.config.vocab_size, 32, 64, 2
+    attention = width * 3 * width + 3 * width + width * width + width
+    feed_forward = width * 4 * width + 4 * width + 4 * width * width + width
+    norms = 4 * width
+    expected = (vocabulary + positions) * width + layers * (attention + feed_forward + norms) + 2 * width
+    assert num_parameters(model) == expected

@@ -1,0 +1,234 @@
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from triplex.models.packing import Example, collate, pack
+from triplex.models.training import LoraConfig, OptimConfig, train_supervised, with_adapters, without_adapters
+
+OPTIM = OptimConfig(
+    num_epochs=2, batch_size=2, learning_rate=1e-2, warmup_frac=0.1, weight_decay=0.01, max_grad_norm=1.0,
+    checkpoint_every=3,
+)  # fmt: skip
+#: 7 blocks: an odd number, so that the last batch of each of two epochs of 4 steps is a smaller one
+BLOCKS = pack([Example([(7 * i + j) % 90 + 2 for j in range(10 + i % 5)], 2) for i in range(13)], 24)
+COLLATE = partial(collate, block_size=24, pad_token_id=1)
+
+
+class StopError(Exception):
+    pass
+
+
+def train(model: Any, state: Path, blocks: list[Any] = BLOCKS, *, seed: int = 5, optim: OptimConfig = OPTIM) -> float:
+    """Train from this seed, as in a new process."""
+    torch.manual_seed(seed)
+    return train_supervised("test", model, blocks, COLLATE, optim, seed=seed, precision="float32", state=state)
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def interrupt(model: Any, state: Path, at_step: int) -> None:
+    """Train until that step has been taken, then die."""
+
+    def die(module: torch.nn.Module, _inputs: Any) -> None:
+        if module.training:
+            steps_taken.append(1)
+        if len(steps_taken) > at_step:
+            raise StopError
+
+    steps_taken: list[int] = []
+    hook = model.register_forward_pre_hook(die)
+    with pytest.raises(StopError):
+        train(model, state)
+    hook.remove()
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tiny_lm: Callable[..., Any]) -> dict[str, torch.Tensor]:
+    """The weights after an uninterrupted run."""
+    model = tiny_lm()
+    train(model, tmp_path / "uninterrupted")
+    return weights(model)
+
+
+def test_there_are_seven_blocks() -> None:
+    assert len(BLOCKS) == 7
+
+
+def test_training_learns(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    model = tiny_lm()
+    batch = COLLATE(BLOCKS)
+    with torch.no_grad():
+        before = model(**batch, use_cache=False).loss.item()
+    last = train(model, tmp_path)
+    with torch.no_grad():
+        after = model.eval()(**batch, use_cache=False).loss.item()
+    assert after < before - 0.5
+    assert last < before
+
+
+def test_equal_runs_are_bit_identical(
+    tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor]
+) -> None:
+    model = tiny_lm()
+    torch.rand(100)  # what ran before does not matter
+    train(model, tmp_path / "again")
+    assert equal(weights(model), trained)
+
+
+def test_another_seed_is_another_order(
+    tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor]
+) -> None:
+    model = tiny_lm()
+    train(model, tmp_path / "other", seed=6)
+    assert not equal(weights(model), trained)
+
+
+@pytest.mark.parametrize("at_step", [3, 5, 6, 7])
+def test_resumed_is_uninterrupted_bit_for_bit(
+    tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor], at_step: int
+) -> None:
+    """Checkpoints are at steps 3 and 6 of 8; an epoch has 4 steps."""
+    state = tmp_path / "state"
+    interrupt(tiny_lm(), state, at_step)
+    assert {path.name for path in state.iterdir()} == {"checkpoint-3", "checkpoint-6"} - (
+        {"checkpoint-6"} if at_step < 6 else set()
+    )
+    model = tiny_lm(seed=99)  # its weights come from the checkpoint
+    train(model, state)
+    assert equal(weights(model), trained)
+
+
+def test_resumed_with_dropout_is_uninterrupted(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    """The generators' states are in the checkpoint as well."""
+
+    def with_dropout() -> Any:
+        model = tiny_lm()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        return model
+
+    whole, resumed, plain = with_dropout(), with_dropout(), tiny_lm()
+    train(whole, tmp_path / "whole")
+    train(plain, tmp_path / "plain")
+    assert not equal(weights(whole), weights(plain))
+    interrupt(with_dropout(), tmp_path / "state", at_step=4)
+    torch.rand(10)
+    train(resumed, tmp_path / "state")
+    assert equal(weights(whole), weights(resumed))
+
+
+def test_interrupted_before_a_checkpoint_starts_again(
+    tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor]
+) -> None:
+    state = tmp_path / "state"
+    interrupt(tiny_lm(), state, at_step=2)
+    model = tiny_lm()
+    train(model, state)
+    assert equal(weights(model), trained)
+
+
+def test_a_finished_run_started_again_changes_nothing(
+    tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor]
+) -> None:
+    first, again = tiny_lm(), tiny_lm(seed=99)
+    loss = train(first, tmp_path / "state")
+    assert train(again, tmp_path / "state") == loss
+    assert equal(weights(again), trained)
+
+
+def test_two_checkpoints_are_kept(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    train(tiny_lm(), tmp_path, optim=OPTIM.model_copy(update={"checkpoint_every": 1}))
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-7", "checkpoint-8"}
+
+
+def test_a_step_is_the_gradient_of_all_its_tokens(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    """One AdamW step by hand on the loss that averages over the batch's tokens, examples kept apart."""
+    blocks = BLOCKS[:2]
+    optim = OptimConfig(
+        num_epochs=1, batch_size=2, learning_rate=1e-3, warmup_frac=0.0, weight_decay=0.0, max_grad_norm=1e9,
+        checkpoint_every=100,
+    )  # fmt: skip
+    by_trainer, by_hand = tiny_lm(), tiny_lm()
+    train(by_trainer, tmp_path, blocks, optim=optim)
+
+    rows = [row for block in blocks for row in block]
+    count = sum(len(row.ids) - row.num_prompt for row in rows)
+    for row in rows:
+        logits = by_hand(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, row.num_prompt - 1 : -1]
+        targets = torch.tensor(row.ids[row.num_prompt :])
+        (torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / count).backward()
+    torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.0).step()
+    # the first step of Adam is the gradient's sign, which rounding turns where the gradient is 0: compare the rest
+    for one, other in zip(by_trainer.parameters(), by_hand.parameters(), strict=True):
+        clear = other.grad.abs() > 1e-5
+        torch.testing.assert_close(one[clear], other[clear], rtol=0, atol=1e-5)
+
+
+def test_progress_is_told(tmp_path: Path, tiny_lm: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny_lm(), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("test 8/8  0 s left  loss ")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_adapters_alone_are_trained_and_merge_into_a_plain_model(
+    tmp_path: Path, tiny_lm: Callable[..., Any], architecture: str
+) -> None:
+    config = LoraConfig(rank=4, alpha=8)
+    model = tiny_lm(architecture=architecture)
+    kind, names, before = type(model), set(model.state_dict()), weights(model)
+    torch.manual_seed(0)
+    wrapped = with_adapters(model, config)
+    trainable = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+    train(wrapped.train(), tmp_path)
+    frozen = {name: p for name, p in wrapped.named_parameters() if not p.requires_grad}
+    for name, parameter in frozen.items():
+        original = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        assert torch.equal(parameter, before[original]), name
+
+    ids = torch.arange(2, 12)[None]
+    with torch.no_grad():
+        adapted = wrapped.eval()(ids).logits
+        merged = without_adapters(wrapped, config)
+        assert type(merged) is kind
+        assert set(merged.state_dict()) == names
+        assert not equal(weights(merged), before)
+        torch.testing.assert_close(merged(ids).logits, adapted, rtol=0, atol=1e-4)
+
+
+def test_resumed_adapters_are_uninterrupted_adapters(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    def adapted(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return with_adapters(tiny_lm(), LoraConfig(rank=4, alpha=8)).train()
+
+    whole, resumed = adapted(1), adapted(2)
+    train(whole, tmp_path / "whole")
+    interrupt(adapted(1), tmp_path / "state", at_step=5)
+    train(resumed, tmp_path / "state")
+    assert equal(weights(whole), weights(resumed))
+
+
+def test_rank_0_is_the_model_itself(tiny_lm: Callable[..., Any]) -> None:
+    model, config = tiny_lm(), LoraConfig(rank=0, alpha=8)
+    assert with_adapters(model, config) is model
+    assert without_adapters(model, config) is model
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_nothing_is_reported_elsewhere(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    train(tiny_lm(), tmp_path / "state")
+    assert not any(path.name == "runs" for path in tmp_path.rglob("*"))

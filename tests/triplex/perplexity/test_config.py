@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from triplex.perplexity.config import PerplexityConfig
+from triplex.runs.errors import InputError
+from triplex.runs.params import Section, read_params
+
+PARAMS = """
+perplexity:
+  max_tokens_per_batch: 100
+  word_pool: {kind: mean}
+  phrase_pool: {kind: cvar, q: 0.5}
+  sentence_pool: {kind: lme, lambda: 1}
+"""
+
+
+class Params(Section):
+    perplexity: PerplexityConfig
+
+
+def read(folder: Path, text: str) -> PerplexityConfig:
+    (folder / "params.yaml").write_text(text)
+    return read_params(Params, folder / "params.yaml").perplexity
+
+
+def test_each_level_gets_its_pool(tmp_path: Path) -> None:
+    pools = read(tmp_path, PARAMS).pools()
+    nats, num_tokens = torch.tensor([1.0, 2.0, 6.0, 3.0]), torch.tensor([1.0, 1.0, 1.0, 5.0])
+    values = [pool(nats, num_tokens, torch.zeros(4, dtype=torch.int64), 1).item() for pool in pools]
+    soft_maximum = ((torch.e**nats).mean()).log().item()
+    assert values == pytest.approx([3.0, 4.5, soft_maximum])
+    micro = read(tmp_path, PARAMS.replace("{kind: mean}", "{kind: micro}")).pools().word
+    assert micro(nats, num_tokens, torch.zeros(4, dtype=torch.int64), 1).item() == pytest.approx(24 / 8)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "named"),
+    [
+        ("q: 0.5", "q: 0", "phrase_pool.cvar.q = 0"),
+        ("q: 0.5", "q: 1.5", "phrase_pool.cvar.q = 1.5"),
+        ("lambda: 1", "lambda: -1", "sentence_pool.lme.lambda = -1"),
+        (", q: 0.5", "", "phrase_pool.cvar.q: missing"),
+        ("kind: mean", "kind: median", "'median'"),
+        ("max_tokens_per_batch: 100", "max_tokens_per_batch: 0", "max_tokens_per_batch = 0"),
+    ],
+)
+def test_a_mistake_names_its_key(tmp_path: Path, good: str, bad: str, named: str) -> None:
+    with pytest.raises(InputError) as error:
+        read(tmp_path, PARAMS.replace(good, bad))
+    assert named in str(error.value)
