@@ -2,13 +2,23 @@
 
 import importlib
 from pathlib import Path
+from types import ModuleType
+
+from pydantic import BaseModel
 
 from pipelines.graph import stage_modules
 from triplex.runs.params import PARAMS_FILE, load_yaml, read_params
 
 
 def check_params(path: Path = PARAMS_FILE) -> None:
-    """Read every section with its owner's model, `Params` of each stage's module; InputError for a mistake."""
+    """Read every section with its owner's models; InputError for a mistake."""
     load_yaml(path)
     for module in sorted(set(stage_modules().values())):
-        read_params(importlib.import_module(module).Params, path)
+        for model in params_models(importlib.import_module(module)):
+            read_params(model, path)
+
+
+def params_models(module: ModuleType) -> list[type[BaseModel]]:
+    """The models of params.yaml that a stage's module defines: `Params`, or one for each item of a matrix."""
+    defined = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, BaseModel)]
+    return [model for model in defined if model.__module__ == module.__name__ and model.__name__.endswith("Params")]

@@ -109,7 +109,8 @@ def check_folder(folder: Path, suffix: str) -> None:
     architectures = config.get("architectures") or []
     suffixes = (suffix, "LMHeadModel") if suffix == "ForCausalLM" else suffix
     if not any(name.endswith(suffixes) for name in architectures) or config.get("is_encoder_decoder"):
-        raise InputError(folder, f"holds {architectures or 'no architecture'}, needed is a *{suffix} model")
+        what = f"holds {architectures or 'no architecture'}, needed is a *{suffix} model"
+        raise InputError(folder, what, "point at a model of that kind")
     index = settings.get(_INDEX)
     _check_weight_files(folder, set(index.get("weight_map", {}).values()) if index else {"model.safetensors"})
 

@@ -18,8 +18,8 @@ TEXTS = [
     "I like this lamp. It is bright, and it was cheap!",
 ] * 8  # fmt: skip
 OPTIM = OptimConfig(
-    num_epochs=4, batch_size=2, learning_rate=1e-2, warmup_frac=0.0, weight_decay=0.0, max_grad_norm=1.0,
-    checkpoint_every=3,
+    num_epochs=20, batch_size=2, learning_rate=1e-2, warmup_frac=0.0, weight_decay=0.0, max_grad_norm=1.0,
+    checkpoint_every=50,
 )  # fmt: skip
 
 
@@ -82,5 +82,5 @@ def test_folder_of_any_name_is_taken_as_it_is(
 @pytest.mark.parametrize("name", ["no such name", "a/b/c", "-"])
 def test_hub_name_that_cannot_be_is_refused_without_network(tmp_path: Path, name: str) -> None:
     hub = HubConfig(kind="hub", name=name, revision="main")
-    with pytest.raises(InputError, match="base.model.name = .* not to be had from the hub .*\n.*check name, revision"):
+    with pytest.raises(InputError, match=r"base.model.name = .* not to be had from the hub .*\n.*check name, revision"):
         base_model(config(hub), "float32", [], run(tmp_path))

@@ -13,16 +13,13 @@ from triplex.runs.stage import Run
 PAIRS = [("The tea", " kettle boils fast."), ("I like", " this lamp."), ("The chair", " broke after a week;")] * 8
 
 
-def config(*, block_size: int = 64, rank: int = 0) -> SFTConfig:
+def config(*, num_examples: int = 1000, block_size: int = 64, rank: int = 0) -> SFTConfig:
     optim = OptimConfig(
         num_epochs=3, batch_size=2, learning_rate=1e-2, warmup_frac=0.0, weight_decay=0.0, max_grad_norm=1.0,
         checkpoint_every=100,
     )  # fmt: skip
-    return SFTConfig(**FIELDS, block_size=block_size, lora=LoraConfig(rank=rank, alpha=8), optim=optim)
-
-
-#: fields that say which rows are taken, not how they are learned
-FIELDS = {"num_examples": len(PAIRS)} if "num_examples" in SFTConfig.model_fields else {}
+    lora = LoraConfig(rank=rank, alpha=8)
+    return SFTConfig(num_examples=num_examples, block_size=block_size, lora=lora, optim=optim)
 
 
 def tune(model: Any, tokenizer: Any, state: Path, *, pairs: list[tuple[str, str]] = PAIRS, **values: int) -> Any:
@@ -53,12 +50,12 @@ def test_completions_become_likelier(
         )
 
 
-def test_prompts_are_not_learned(tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
-    """Pairs of one completion: the model learns it after any prompt, and nothing about what a prompt holds."""
-    pairs = [(prompt, " cool.") for prompt in ("The tea", "I like", "A good book", "The chair")] * 4
-    before, model = tiny_lm(), tune(tiny_lm(), tiny_tokenizer, tmp_path, pairs=pairs)
-    assert nats(model, tiny_tokenizer, "The lamp", " cool.") < nats(before, tiny_tokenizer, "The lamp", " cool.") - 5
-    assert nats(model, tiny_tokenizer, "", "The tea") > nats(before, tiny_tokenizer, "", "The tea")
+def test_the_first_examples_alone_are_learned(tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
+    other = [("The tea", " handle stays cool.")] * 8
+    few = tune(tiny_lm(), tiny_tokenizer, tmp_path / "1", pairs=PAIRS + other, num_examples=len(PAIRS))
+    all_of_them = tune(tiny_lm(), tiny_tokenizer, tmp_path / "2", pairs=PAIRS)
+    for one, same in zip(few.parameters(), all_of_them.parameters(), strict=True):
+        assert torch.equal(one, same)
 
 
 def test_equal_runs_are_bit_identical(tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
@@ -78,5 +75,5 @@ def test_bad_23_prompt_that_fills_a_block_is_refused(
     tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any
 ) -> None:
     pairs = [*PAIRS, ("The handle stays cool and the print is small", " but")]
-    with pytest.raises(InputError, match="the prompt 'The handle stays cool and the print is s' has .* tokens"):
+    with pytest.raises(InputError, match=r"the prompt 'The handle stays cool and the print is s' has .* tokens"):
         tune(tiny_lm(), tiny_tokenizer, tmp_path, pairs=pairs, block_size=8)

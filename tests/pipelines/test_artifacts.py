@@ -1,0 +1,31 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.artifacts import MAX_PICTURE_BYTES, metrics_table, report
+from tests.pipelines.conftest import STEP
+
+
+def test_metrics_table(tmp_path: Path) -> None:
+    (tmp_path / "step.py").write_text(STEP)
+    (tmp_path / "params.yaml").write_text("")
+    subprocess.run([sys.executable, "step.py", "eval.json"], cwd=tmp_path, check=True)
+    rows = metrics_table(json.loads((tmp_path / "eval.json").read_text()))
+    assert [row["model"] for row in rows] == ["sft", "ppo"]
+    assert rows[0]["reward"] == "0.5000"
+    assert rows[0]["reward interval"] == "0.2500 to 0.7500"
+    assert rows[0]["perplexity word / phrase / sentence"] == "2.00 / 3.00 / 4.00"
+
+
+def test_pictures_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("reports/plots").mkdir(parents=True)
+    for name, size in (("a", 90_000), ("b", 90_000), ("c", 1_000)):
+        Path(f"reports/plots/{name}.png").write_bytes(b"x" * size)
+    text = report()
+    assert len(text) < MAX_PICTURE_BYTES + 1_000
+    assert [name in text for name in ("![a]", "![b]", "![c]")] == [True, False, True]
+    assert "`reports/plots/b.png`: left out here" in text

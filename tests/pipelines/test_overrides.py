@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.overrides import apply, parse
+from tests.pipelines.conftest import PARAMS
+from triplex.runs.errors import InputError
+from triplex.runs.params import load_yaml
+
+
+@pytest.fixture(autouse=True)
+def in_toy(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("no", "no"),
+        ("true", True),
+        ("1_000", 1000),
+        ("[1, 2.5, x]", [1, 2.5, "x"]),
+        ("{a: 1}", {"a": 1}),
+        ("a=b", "a=b"),
+        ("'8'", "8"),
+    ],
+)
+def test_values_are_yaml_1_2(text: str, value: object) -> None:
+    assert parse([f"ppo.learning_rate={text}"]) == {"ppo.learning_rate": value}
+
+
+@pytest.mark.parametrize("assignment", ["ppo.learning_rate", "=3", "seed=[1", "seed=a: b: c"])
+def test_what_is_no_assignment_is_refused(assignment: str) -> None:
+    with pytest.raises(InputError, match="-S"):
+        parse([assignment])
+
+
+def test_only_the_named_values_change() -> None:
+    apply({"ppo.learning_rate": 3e-6, "ppo.betas.1": 0.99, "grpo.learning_rate": 1.5, "data.paths.0": "c d.txt"})
+    expected = (
+        PARAMS.replace("1e-5  # of Adam", "3e-06 # of Adam")
+        .replace("0.95]", "0.99]")
+        .replace("{learning_rate: 2e-5}", "{learning_rate: 1.5}")
+        .replace('"a.txt"', "c d.txt")
+    )
+    assert Path("params.yaml").read_text() == expected
+    assert load_yaml(Path("params.yaml"))["ppo"]["learning_rate"] == 3e-6
+
+
+def test_nothing_to_change_leaves_the_file_alone() -> None:
+    before = Path("params.yaml").stat().st_mtime_ns
+    apply({})
+    assert Path("params.yaml").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("ppo.learing_rate", "'ppo.learning_rate'"),
+        ("sed", "'seed'"),
+        ("ppo.betas.2", "'ppo.betas.[01]'"),
+        ("seed.x", "'seed'"),
+    ],
+)
+def test_unknown_key_names_the_nearest_and_changes_nothing(key: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=f"unknown key\n.*did you mean {nearest}"):
+        apply({"seed": 2, key: 1})
+    assert Path("params.yaml").read_text() == PARAMS
