@@ -2,37 +2,18 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from pydantic import Field
 
 from triplex.models.loading import device, load_causal_lm
 from triplex.models.packing import Example, collate, pack
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
+from triplex.models.sources import FolderConfig, HubConfig, model_folder
 from triplex.models.training import OptimConfig, train_supervised
 from triplex.runs.errors import InputError
 from triplex.runs.params import Section
 from triplex.runs.stage import Run
-
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # never pickle, never code
-
-
-class FolderConfig(Section):
-    """`base.model` with `kind: folder`: a local Hugging Face folder, taken as it is."""
-
-    kind: Literal["folder"]
-    path: str
-
-
-class HubConfig(Section):
-    """`base.model` with `kind: hub`: a model of the Hugging Face hub at one revision, taken as it is."""
-
-    kind: Literal["hub"]
-    name: str
-    revision: str = Field(description="a commit, so that the run can be repeated")
 
 
 class BaseConfig(Section):
@@ -48,10 +29,8 @@ def base_model(config: BaseConfig, precision: str, texts: Sequence[str], run: Ru
     match config.model:
         case ScratchConfig() as scratch:
             return _train_from_scratch(config, scratch, precision, texts, run)
-        case FolderConfig(path=path):
-            return load_causal_lm(Path(path).expanduser(), precision)
-        case HubConfig() as hub:
-            return load_causal_lm(_download(hub), precision)
+        case FolderConfig() | HubConfig() as given:
+            return load_causal_lm(model_folder(given), precision)
 
 
 def _train_from_scratch(
@@ -78,12 +57,3 @@ def _train_from_scratch(
         state=run.state,
     )
     return model.eval(), tokenizer
-
-
-def _download(hub: HubConfig) -> Path:
-    where = f"params.yaml: base.model.name = {hub.name!r}"
-    try:
-        return Path(snapshot_download(hub.name, revision=hub.revision, allow_patterns=_HUB_FILES))
-    except (OSError, HFValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(where, f"not to be had from the hub ({reason})", "check name, revision and network") from error

@@ -30,7 +30,10 @@ def load_causal_lm(folder: str | Path, precision: str = "float32") -> tuple[Any,
     Only safetensors are read and no code of the folder runs. A missing pad token becomes the end-of-text token: every
     use here masks padding by position, so it cannot be mistaken for an end. InputError for a folder that cannot serve.
     """
-    return _load(AutoModelForCausalLM, folder, "ForCausalLM", precision)
+    model, tokenizer = _load(AutoModelForCausalLM, folder, "ForCausalLM", precision)
+    if tokenizer.eos_token_id is None:
+        raise InputError(folder, "the tokenizer has no end-of-text token", "set eos_token in tokenizer_config.json")
+    return model, tokenizer
 
 
 def load_classifier(folder: str | Path, precision: str = "float32") -> tuple[Any, Any]:
@@ -76,8 +79,6 @@ def load_tokenizer(folder: Path, model: Any) -> Any:
             f"the tokenizer has {len(tokenizer)} entries, the embedding {rows} rows",
             "take the tokenizer that the model was trained with, or resize the embedding before saving",
         )
-    if tokenizer.eos_token_id is None:
-        raise InputError(folder, "the tokenizer has no end-of-text token", "set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

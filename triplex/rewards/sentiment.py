@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from triplex.models.loading import check_folder, device, load_classifier, load_tokenizer
+from triplex.models.sources import FolderConfig, HubConfig, model_folder
 from triplex.models.training import OptimConfig, train_supervised
 from triplex.runs.errors import InputError
 from triplex.runs.params import Section
@@ -29,13 +30,6 @@ class TrainedClassifier(Section):
     optim: OptimConfig
 
 
-class GivenClassifier(Section):
-    """`kind: folder`: a local two-label classifier."""
-
-    kind: Literal["folder"]
-    path: str
-
-
 class Vader(Section):
     """`kind: vader`: the lexicon of Hutto and Gilbert 2014, English, no model."""
 
@@ -46,7 +40,7 @@ class SentimentConfig(Section):
     """`reward.sentiment:` probability of a positive text, in [0, 1]."""
 
     weight: float = Field(ge=0)
-    model: Annotated[TrainedClassifier | GivenClassifier | Vader, Field(discriminator="kind")]
+    model: Annotated[TrainedClassifier | FolderConfig | HubConfig | Vader, Field(discriminator="kind")]
 
 
 class ClassifierSentiment:
@@ -109,8 +103,8 @@ def make_classifier(
     match config.model:
         case TrainedClassifier() as trained:
             return _train_classifier(trained, precision, base, labelled(rows), run)
-        case GivenClassifier(path=path):
-            return load_classifier(Path(path).expanduser(), precision)
+        case FolderConfig() | HubConfig() as given:
+            return load_classifier(model_folder(given), precision)
         case Vader():
             return None
 
