@@ -32,14 +32,14 @@ def main() -> None:
     options = parser.parse_args()
     preset = ["preset", options.preset] if options.preset else []
     preset += ["--data", str(options.data.resolve())] if options.data else []
-    runs = []
+    runs, where = [], environment()
     with tempfile.TemporaryDirectory() as folder:
         for seed in options.seeds:
             runs.append(run_seed(Path(folder) / str(seed), seed, preset))
             print(
                 f"seed {seed}: {sum(run[0] for run in runs[-1]['stages'].values()):.0f} s", file=sys.stderr, flush=True
             )
-        print(environment())
+        print(where)
         print(learning_table(dict(zip(options.seeds, runs, strict=True))))
         print(stage_table(runs))
         print(overhead_table(Path(folder) / str(options.seeds[-1])))
