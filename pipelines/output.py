@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 PROGRESS_SECONDS = 5.0
-_LINE = re.compile(r"([^\r\n]*)(\r?\n|\r)")
+_LINE_END = re.compile(r"\r?\n|\r")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LONGEST = 65536
 _HINT = re.compile(
@@ -21,17 +21,16 @@ def lines(pieces: Iterable[bytes]) -> Iterator[str]:
     rest, shown = "", float("-inf")
     for piece in pieces:
         rest += decoder.decode(piece)
-        end = 0
-        for match in _LINE.finditer(rest):
-            end = match.end()
-            text = _ANSI.sub("", match[1]).rstrip()
-            progress = match[2] == "\r"
+        start = 0
+        for end in _LINE_END.finditer(rest):
+            text, start = _ANSI.sub("", rest[start : end.start()]).rstrip(), end.end()
+            progress = end[0] == "\r"
             if not text or (progress and time.monotonic() - shown < PROGRESS_SECONDS):
                 continue
             if progress:
                 shown = time.monotonic()
             yield text
-        rest = rest[end:]
+        rest = rest[start:]
         if len(rest) > _LONGEST:
             yield rest
             rest = ""

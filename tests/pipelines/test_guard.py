@@ -101,10 +101,11 @@ def test_a_killed_guard_takes_its_session_with_it(family: str) -> None:
 
 
 def test_a_killed_owner_takes_all_with_it(family: str) -> None:
-    code = f"from pipelines.guard import Guarded\nfor p in Guarded(['family', {family!r}, 'setsid'], {{}}).output(): print(p)"
-    owner = subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE)
+    code = "import sys; from pipelines.guard import Guarded\nfor p in Guarded(sys.argv[1:], {}).output(): print(p)"
+    command = [sys.executable, "-uc", code, "family", family, "setsid"]
+    owner = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE)
     assert owner.stdout is not None
     assert owner.stdout.readline() == b"b'ready\\n'\n"
     owner.kill()
-    wait_for(lambda: not living(family), seconds=60)
     owner.communicate()
+    wait_for(lambda: not living(family), seconds=60)

@@ -42,7 +42,7 @@ def test_only_the_named_values_change() -> None:
         PARAMS.replace("1e-5  # of Adam", "3e-06 # of Adam")
         .replace("0.95]", "0.99]")
         .replace("{learning_rate: 2e-5}", "{learning_rate: 1.5}")
-        .replace('"a.txt"', "c d.txt")
+        .replace('"a.txt"', '"c d.txt"')
     )
     assert Path("params.yaml").read_text() == expected
     assert load_yaml(Path("params.yaml"))["ppo"]["learning_rate"] == 3e-6

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers  # its classes by attribute: importing them here would cost a second
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from triplex.runs.errors import InputError
@@ -16,6 +16,8 @@ logging.disable_progress_bar()  # a bar a file, for files that load in no time
 
 _INDEX = "model.safetensors.index.json"
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", _INDEX)
+_OLD_CONSTANT = "attn.masked_bias"  # in old GPT-2 files; no weight
+_MAX_TENSORS = 50_000  # in one file; the largest public models have a few thousand
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -30,7 +32,7 @@ def load_causal_lm(folder: str | Path, precision: str = "float32") -> tuple[Any,
     Only safetensors are read and no code of the folder runs. A missing pad token becomes the end-of-text token: every
     use here masks padding by position, so it cannot be mistaken for an end. InputError for a folder that cannot serve.
     """
-    model, tokenizer = _load(AutoModelForCausalLM, folder, "ForCausalLM", precision)
+    model, tokenizer = _load(transformers.AutoModelForCausalLM, folder, "ForCausalLM", precision)
     if tokenizer.eos_token_id is None:
         raise InputError(folder, "the tokenizer has no end-of-text token", "set eos_token in tokenizer_config.json")
     return model, tokenizer
@@ -38,7 +40,9 @@ def load_causal_lm(folder: str | Path, precision: str = "float32") -> tuple[Any,
 
 def load_classifier(folder: str | Path, precision: str = "float32") -> tuple[Any, Any]:
     """(sequence classifier in eval mode, tokenizer) of a Hugging Face folder, with the checks of `load_causal_lm`."""
-    model, tokenizer = _load(AutoModelForSequenceClassification, folder, "ForSequenceClassification", precision)
+    model, tokenizer = _load(
+        transformers.AutoModelForSequenceClassification, folder, "ForSequenceClassification", precision
+    )
     model.config.pad_token_id = tokenizer.pad_token_id  # by which the head finds the last token
     return model, tokenizer
 
@@ -62,7 +66,8 @@ def _load(kind: Any, folder: str | Path, suffix: str, precision: str) -> tuple[A
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise InputError(folder, f"transformers cannot read it ({reason})", "save the model again") from error
     for problem in ("mismatched", "missing", "unexpected"):
-        if found := sorted(str(key) for key in info[f"{problem}_keys"]):
+        found = sorted(str(key) for key in info[f"{problem}_keys"] if not str(key).endswith(_OLD_CONSTANT))
+        if found:
             what = f"{len(found)} {problem} weights, {found[0]} the first"
             raise InputError(folder, what, "restore the config and the weights that belong together")
     check_weights_finite(folder, model)
@@ -71,7 +76,7 @@ def _load(kind: Any, folder: str | Path, suffix: str, precision: str) -> tuple[A
 
 def load_tokenizer(folder: Path, model: Any) -> Any:
     """The folder's fast tokenizer, padding on the left, with a pad token, no larger than the model's embedding."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise InputError(
@@ -135,11 +140,13 @@ def _check_weight_files(folder: Path, names: set[str]) -> None:
             raise InputError(folder, what, "save the model again with save_pretrained (safetensors)")
         try:
             with safe_open(shard, framework="pt") as opened:
-                opened.keys()
+                num_tensors = len(opened.keys())
         except SafetensorError as error:
             raise InputError(
                 shard, f"damaged safetensors ({error})", "restore it: `dvc checkout`, or copy it again"
             ) from error
+        if num_tensors > _MAX_TENSORS:
+            raise InputError(shard, f"names {num_tensors} tensors, above {_MAX_TENSORS}", "restore the file")
 
 
 def check_weights_finite(folder: Path, model: nn.Module) -> None:

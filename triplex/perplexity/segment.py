@@ -20,7 +20,8 @@ from triplex.perplexity.levels import Units
 #: what a word and a sentence are depends on these
 SEGMENTER = f"sentencex {version('sentencex')} (en), regex {version('regex')}"
 
-_WORD = regex.compile(r"(?:(?<!\s)\s++)?\b\w", regex.WORD | regex.V1)
+# the start of a word with the whitespace before it; inside a run of ASCII letters and digits no word starts
+_WORD = regex.compile(r"(?:(?<!\s)\s++)?\b(?:[A-Za-z0-9_]++|\w)", regex.WORD | regex.V1)
 # sentencex 1.0.32 panics on a capital followed by whitespace of several bytes and a full stop
 _PLAIN_SPACES = {code: " " for code in range(0x80, 0x3001) if chr(code).isspace()}
 

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from triplex.models.saving import save_model
 from triplex.perplexity.config import PerplexityConfig
@@ -28,6 +28,12 @@ class RewardConfig(Section):
     repetition: RepetitionConfig
     length: LengthConfig
     perplexity: PerplexityRewardConfig
+
+    @model_validator(mode="after")
+    def _rewards_something(self) -> Self:
+        if not any(part.weight for part in (self.sentiment, self.repetition, self.length, self.perplexity)):
+            raise ValueError("every part has weight 0; give at least one a weight above 0")
+        return self
 
 
 class RewardSpec(Section):

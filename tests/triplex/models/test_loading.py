@@ -1,6 +1,5 @@
 import json
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,13 +193,11 @@ def test_bad_folder_is_refused(folder: Path, damage: Damage, said: str) -> None:
     assert raised.value.remedy
 
 
-def test_bad_60_header_of_100_000_entries_fails_fast(folder: Path) -> None:
+def test_bad_60_header_of_100_000_entries(folder: Path) -> None:
     entries = {f"t{i}": {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i in range(100_000)}
     (folder / "model.safetensors").write_bytes(header(entries, bytes(400_000)))
-    started = time.monotonic()
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"model.safetensors: names 100000 tensors, above 50000"):
         load_causal_lm(folder)
-    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("path", ["nowhere", "model/config.json"])
@@ -218,6 +215,18 @@ def test_good_folder(folder: Path, tiny_lm: Callable[..., Any]) -> None:
 
 def test_good_shards(folder: Path, tiny_lm: Callable[..., Any]) -> None:
     sharded(folder)
+    assert torch.equal(load_causal_lm(folder)[0](IDS).logits, tiny_lm()(IDS).logits)
+
+
+def test_constants_of_old_gpt2_files_are_no_weights(folder: Path, tiny_lm: Callable[..., Any]) -> None:
+    def as_on_the_hub(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+        for layer in (0, 1):
+            tensors[f"h.{layer}.attn.bias"] = torch.ones(64, 64).tril()[None, None].contiguous()
+            tensors[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+
+    weights(as_on_the_hub)(folder)
     assert torch.equal(load_causal_lm(folder)[0](IDS).logits, tiny_lm()(IDS).logits)
 
 

@@ -1,0 +1,84 @@
+"""A run started as from Prefect's page: deployed by prefect.yaml, executed by a process worker, cancelled there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipelines.conftest import ROOT, Api, environment, make_repository, run_pipelines, wait_for
+from tests.pipelines.test_guard import FAMILY, living
+from triplex.runs.params import load_yaml
+
+FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, api: Api) -> Iterator[tuple[Path, str, str]]:
+    """A repository with two stages, its deployment's id, and the mark of the second stage's processes; a worker runs."""
+    mark = f"mark-of-{tmp_path}"
+    stages = f"""\
+stages:
+  quick:
+    cmd: cp params.yaml quick
+    params: [seed]
+    outs: [quick]
+  sleep:
+    cmd: python family.py {mark} setsid
+    deps: [family.py, quick]
+    outs: [never]
+"""
+    folder = make_repository(tmp_path, {"family.py": FAMILY, "params.yaml": "seed: 1\n", "dvc.yaml": stages})
+    shutil.copytree(ROOT / "pipelines", folder / "pipelines")
+    shutil.copy(ROOT / "prefect.yaml", folder)
+    for command in (
+        ["work-pool", "create", "triplex", "--type", "process", "--overwrite"],
+        ["--no-prompt", "deploy", "--all"],
+    ):
+        done = run_pipelines(folder, "prefect", *command, PREFECT_API_URL=api.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+    deployment = api.post("/deployments/filter")[0]
+    worker = [sys.executable, "-m", "pipelines", "prefect", "worker", "start", "--pool", "triplex", "--type", "process"]
+    env = environment(PREFECT_API_URL=api.url, PREFECT_WORKER_QUERY_SECONDS="1")
+    with (folder / "worker.log").open("wb") as log:
+        running = subprocess.Popen(worker, cwd=folder, env=env, stdout=log, stderr=log)
+    yield folder, deployment["id"], mark
+    running.terminate()
+    running.wait(60)
+
+
+def state_when(api: Api, run: dict[str, Any], types: set[str]) -> dict[str, Any]:
+    def state() -> dict[str, Any] | None:
+        found = api.client.get(f"/flow_runs/{run['id']}").json()["state"]
+        return found if found["type"] in types else None
+
+    return wait_for(state)
+
+
+def test_changed_parameters_then_a_mistake_then_cancelling(deployed: tuple[Path, str, str], api: Api) -> None:
+    folder, deployment, mark = deployed
+    create = f"/deployments/{deployment}/create_flow_run"
+
+    run = api.post(create, parameters={"stages": ["quick"], "params": {"seed": 2}})
+    state = state_when(api, run, FINAL)
+    assert (state["type"], state["message"]) == ("COMPLETED", "1 of 1 stages: 1 ran"), (
+        folder / "worker.log"
+    ).read_text()
+    assert load_yaml(folder / "params.yaml") == load_yaml(folder / "quick") == {"seed": 2}
+
+    state = state_when(api, api.post(create, parameters={"params": {"sead": 3}}), FINAL)
+    assert state["type"] == "FAILED"
+    assert "did you mean 'seed'?" in state["message"]
+
+    run = api.post(create, parameters={"stages": ["sleep"]})
+    wait_for(lambda: len(living(mark)) >= 4)
+    api.post(f"/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
+    wait_for(lambda: not living(mark), 60)
+    assert state_when(api, run, FINAL)["type"] == "CANCELLED"
+    stages = api.stages(run)
+    assert {name: stage["state_name"] for name, stage in stages.items()} == {"quick": "Skipped", "sleep": "Stopped"}
+    assert os.listdir(folder).count("never") == 0

@@ -1,0 +1,162 @@
+"""The flow for real: DVC stages, a Prefect server, the command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.conftest import Api, environment, make_repository, run_pipelines, wait_for
+from tests.pipelines.test_graph import NEEDS
+from triplex.runs.params import load_yaml
+
+
+def names_of_states(api: Api) -> dict[str, str]:
+    return {name: run["state_name"] for name, run in api.stages(api.last_run()).items()}
+
+
+def test_a_first_run_a_second_and_one_of_old_parameters(toy: Path, api: Api) -> None:
+    done = run_pipelines(toy, "run", PREFECT_API_URL=api.url)
+    assert done.returncode == 0, done.stderr
+    flow_run = api.last_run()
+    stages = api.stages(flow_run)
+    assert {name: stage["state_name"] for name, stage in stages.items()} == dict.fromkeys(NEEDS, "Ran")
+    identifiers = {stage["id"]: name for name, stage in stages.items()}
+    edges = {
+        name: {identifiers[source["id"]] for source in stage["task_inputs"].get("wait_for", [])}
+        for name, stage in stages.items()
+    }
+    assert edges == {name: set(needs) for name, needs in NEEDS.items()}
+    assert flow_run["state"]["message"] == "9 of 9 stages: 9 ran"
+    assert "sft | writing models/sft.txt" in done.stderr
+    logs = api.post("/logs/filter", logs={"task_run_id": {"any_": [stages["sft"]["id"]]}})
+    assert "writing models/sft.txt" in [log["message"] for log in logs]
+    artifacts = {artifact["key"]: artifact for artifact in api.post("/artifacts/latest/filter")}
+    assert {"triplex-metrics", "triplex-report", "triplex-progress"} <= set(artifacts)
+    assert artifacts["triplex-progress"]["data"] == 100
+    assert "data:image/png;base64,iVBOR" in artifacts["triplex-report"]["data"]
+
+    clone = toy.parent / "clone"
+    subprocess.run(["git", "clone", "--quiet", toy, clone], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "repro"], cwd=clone, env=environment(), check=True, capture_output=True
+    )
+    assert load_yaml(clone / "dvc.lock") == load_yaml(toy / "dvc.lock")
+
+    assert run_pipelines(toy, "run", PREFECT_API_URL=api.url).returncode == 0
+    assert names_of_states(api) == dict.fromkeys(NEEDS, "Skipped")
+
+    (toy / "models/sft.txt").unlink()
+    assert run_pipelines(toy, "run", "sft", "--only", PREFECT_API_URL=api.url).returncode == 0
+    assert names_of_states(api) == {"sft": "Restored"}
+    assert run_pipelines(toy, "run", "sft", "--only", "--force", PREFECT_API_URL=api.url).returncode == 0
+    assert names_of_states(api) == {"sft": "Ran"}
+
+
+def test_a_failed_stage_stops_what_needs_it_and_nothing_else(toy: Path, api: Api) -> None:
+    (toy / "fail").write_text("baselines")
+    done = run_pipelines(toy, "run", "train@ppo", "reward", PREFECT_API_URL=api.url)
+    assert done.returncode == 1
+    stages = api.stages(api.last_run())
+    assert {name: stage["state_name"] for name, stage in stages.items()} == {
+        "prepare": "Ran",
+        "base": "Ran",
+        "sft": "Ran",
+        "reward": "Ran",
+        "baseline": "Failed",
+        "train@ppo": "NotRun",
+    }
+    assert "error: no such luck" in stages["baseline"]["state"]["message"]
+    assert stages["train@ppo"]["state"]["message"] == "needs baseline"
+    assert api.last_run()["state"]["message"] == "baseline failed; not run: train@ppo"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_parameter_runs_what_depends_on_it(toy: Path, api: Api) -> None:
+    assert run_pipelines(toy, "run", "train", PREFECT_API_URL=api.url).returncode == 0
+    arguments = ("run", "train", "-S", "grpo.learning_rate=3e-5")
+    assert run_pipelines(toy, *arguments, PREFECT_API_URL=api.url).returncode == 0
+    assert {name for name, state in names_of_states(api).items() if state == "Ran"} == {"train@grpo"}
+    assert load_yaml(toy / "params.yaml")["grpo"]["learning_rate"] == 3e-5
+    assert api.last_run()["parameters"]["params"] == {"grpo.learning_rate": 3e-5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "evalute"], "did you mean 'evaluate'?"),
+        (["run", "-S", "ppo.learing_rate=1"], "did you mean 'ppo.learning_rate'?"),
+        (["run", "--only"], "no stage named"),
+        (["run", "-S", "seed=x"], "params.yaml: left as it was"),
+        (["check"], "params.yaml line 2: seed = -1"),
+    ],
+)
+def test_a_mistake_is_told_before_prefect_starts(toy: Path, arguments: list[str], message: str) -> None:
+    stage = "from triplex.runs.params import Seed, Section\nclass Params(Section):\n    seed: Seed\n"
+    (toy / "stages").mkdir()
+    (toy / "stages/__init__.py").touch()
+    (toy / "stages/prepare.py").write_text(stage)
+    (toy / "dvc.yaml").write_text((toy / "dvc.yaml").read_text().replace("python step.py", "python -m stages.prepare"))
+    if arguments == ["check"]:
+        (toy / "params.yaml").write_text((toy / "params.yaml").read_text().replace("seed: 1", "seed: -1"))
+    before = (toy / "params.yaml").read_text()
+    done = run_pipelines(toy, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (toy / "params.yaml").read_text() == before
+    assert not (toy / ".triplex/prefect").exists()
+
+
+def test_check_and_status(toy: Path, api: Api) -> None:
+    done = run_pipelines(toy, "check")
+    assert (done.returncode, done.stdout) == (0, "params.yaml: ok\n")
+    assert run_pipelines(toy, "run", "base", PREFECT_API_URL=api.url).returncode == 0
+    (toy / "params.yaml").write_text((toy / "params.yaml").read_text().replace("seed: 1", "seed: 2"))
+    done = run_pipelines(toy, "status", COLUMNS="200")
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert list(rows)[1:] == list(NEEDS)
+    assert "changed" in rows["prepare"]
+    assert "seed modified" in rows["prepare"]
+    assert "up to date" in rows["base"]
+    assert "models/sft.txt deleted" in rows["sft"]
+
+
+#: a stage that waits until the other one has started
+MEET = """\
+import sys, time
+from pathlib import Path
+
+me, other = sys.argv[1:]
+Path(me).write_text(me)
+for _ in range(600):
+    if Path(other).exists():
+        sys.exit()
+    time.sleep(0.1)
+sys.exit("error: alone")
+"""
+
+
+@pytest.mark.parametrize(("parallel", "code"), [("2", 0), ("1", 1)])
+def test_independent_stages_run_side_by_side(tmp_path: Path, api: Api, parallel: str, code: int) -> None:
+    patience = "600" if code == 0 else "10"
+    stage = "  {0}:\n    cmd: python meet.py {0} {1}\n    deps: [meet.py]\n    outs: [{0}]\n"
+    files = {
+        "meet.py": MEET.replace("600", patience),
+        "params.yaml": "seed: 1\n",
+        "dvc.yaml": "stages:\n" + stage.format("a", "b") + stage.format("b", "a"),
+    }
+    folder = make_repository(tmp_path, files)
+    done = run_pipelines(folder, "run", PREFECT_API_URL=api.url, TRIPLEX_PARALLEL_STAGES=parallel)
+    assert done.returncode == code, done.stderr
+
+
+def test_one_flow_at_a_time(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.plan import one_flow_at_a_time
+
+    monkeypatch.chdir(toy)
+    with one_flow_at_a_time():
+        done = run_pipelines(toy, "run", "-S", "seed=2")
+    assert done.returncode == 2
+    assert "flow: already running (process " in done.stderr
+    wait_for(lambda: "seed: 1" in (toy / "params.yaml").read_text())

@@ -1,0 +1,93 @@
+"""However a flow ends, its stages end with it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.pipelines.conftest import Api, environment, make_repository, wait_for
+from tests.pipelines.test_guard import FAMILY, living
+
+SURVIVAL_SECONDS = 10.0
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> tuple[Path, str]:
+    """A repository whose first stage sleeps in children and orphans, and the mark in their command lines."""
+    mark = f"mark-of-{tmp_path}"
+    stages = f"""\
+stages:
+  sleep:
+    cmd: python family.py {mark} setsid
+    deps: [family.py]
+    outs: [never]
+  after:
+    cmd: touch after
+    deps: [never]
+    outs: [after]
+"""
+    files = {"family.py": FAMILY, "params.yaml": "seed: 1\n", "dvc.yaml": stages}
+    return make_repository(tmp_path, files), mark
+
+
+def start(folder: Path, mark: str, **env: str) -> "subprocess.Popen[bytes]":
+    """A flow, in a process group as a terminal would give it, whose stage has started all its processes."""
+    with (folder / "log").open("wb") as log:
+        command = [sys.executable, "-m", "pipelines", "run"]
+        flow = subprocess.Popen(
+            command, cwd=folder, env=environment(**env), stdout=log, stderr=log, start_new_session=True
+        )
+    wait_for(lambda: "| ready" in (folder / "log").read_text() or flow.poll() is not None)
+    assert len(living(mark)) >= 4, (folder / "log").read_text()
+    return flow
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state"),
+    [
+        (signal.SIGINT, 130, "CRASHED"),
+        (signal.SIGTERM, 143, "CRASHED"),
+        (signal.SIGKILL, -9, "RUNNING"),
+    ],
+)
+def test_signals(sleeper: tuple[Path, str], api: Api, number: int, code: int, state: str) -> None:
+    folder, mark = sleeper
+    flow = start(folder, mark, PREFECT_API_URL=api.url)
+    flow.send_signal(number)
+    wait_for(lambda: not living(mark), SURVIVAL_SECONDS)
+    assert flow.wait(60) == code
+    flow_run = api.last_run()
+    assert flow_run["state_type"] == state
+    assert not (folder / "after").exists()
+    if state == "CRASHED":
+        assert api.stages(flow_run)["sleep"]["state_name"] == "Stopped"
+
+
+def test_a_killed_guard(sleeper: tuple[Path, str], api: Api) -> None:
+    folder, mark = sleeper
+    flow = start(folder, mark, PREFECT_API_URL=api.url)
+    escaped = [process for process in living(mark) if os.getsid(process.pid) == process.pid]
+    guards = [p for p in psutil.Process(flow.pid).children() if "pipelines.guard" in p.cmdline()]
+    assert len(guards) == 1
+    guards[0].kill()
+    wait_for(lambda: set(living(mark)) <= set(escaped), SURVIVAL_SECONDS)
+    for process in escaped:  # a process that left the session is beyond the reach of all but its guard
+        process.kill()
+    assert flow.wait(60) == 1
+    assert api.stages(api.last_run())["after"]["state_name"] == "NotRun"
+
+
+def test_ctrl_c_in_a_terminal_without_a_server(sleeper: tuple[Path, str]) -> None:
+    folder, mark = sleeper
+    flow = start(folder, mark)
+    of_flow = psutil.Process(flow.pid).children(recursive=True)
+    assert any("server" in process.cmdline() for process in of_flow)
+    os.killpg(flow.pid, signal.SIGINT)
+    wait_for(lambda: not living(mark), SURVIVAL_SECONDS)
+    assert flow.wait(60) == 130
+    wait_for(lambda: not any(process.is_running() for process in of_flow), SURVIVAL_SECONDS)
+    assert "Error logging to API" not in (folder / "log").read_text()
