@@ -83,7 +83,7 @@ def measure(rows: list[dict[str, Any]], reward: CompositeReward, sentiment: Rewa
         "sentiment": sentiment(prompts, texts, ids),
         "repetition": [repetition(text) for text in texts],
     }
-    levels = scorer.level_nats(prompts, texts).double()
+    levels = scorer.level_nats(prompts, texts, strict_boundary=False)
     columns |= {
         f"{level}_nats": levels[:, i].tolist() for i, level in enumerate(("word", "phrase", "sentence"), start=1)
     }
