@@ -13,6 +13,14 @@ from rich.table import Table
 from triplex.runs.errors import InputError
 
 app = typer.Typer(
+    help="Triplex: data, base model, SFT, baselines, reward, PPO and GRPO, evaluation, plots; stages of dvc.yaml.",
+    epilog="""
+* `python -m pipelines status`: what would run
+* `python -m pipelines run`: run it, and watch it on Prefect's page
+* `python -m pipelines run train@ppo -S ppo.learning_rate=1e-5`: one stage with another parameter
+* `python -m pipelines preset tiny`: a whole set of parameters
+* `python -m pipelines run --help`: more
+""",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -20,21 +28,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Stages = Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages of dvc.yaml; none means all.")]
+Stages = Annotated[list[str] | None, typer.Argument(metavar="STAGE", help="Stages of dvc.yaml; none means all.")]
 
 
 @app.command(
-    epilog="""Examples:
-
-    python -m pipelines run                              # all that is not up to date
-
-    python -m pipelines run train@ppo                    # one stage and what it needs
-
-    python -m pipelines run train                        # train@ppo and train@grpo
-
-    python -m pipelines run evaluate --only --force      # this stage alone, even if up to date
-
-    python -m pipelines run -S ppo.learning_rate=1e-5    # change params.yaml first
+    epilog="""
+* `python -m pipelines run`: all that is not up to date
+* `python -m pipelines run train@ppo`: one stage and what it needs
+* `python -m pipelines run train`: train@ppo and train@grpo
+* `python -m pipelines run evaluate --only --force`: this stage alone
+* `python -m pipelines run -S ppo.learning_rate=1e-5`: a parameter first
 """
 )
 def run(
@@ -85,22 +88,19 @@ def check() -> None:
 def status() -> None:
     """Show which stages are up to date and what has changed for the others."""
     from pipelines.graph import read_graph
-    from pipelines.status import changes
+    from pipelines.status import changes, shortened
 
     table = Table("stage", "state", "changed", box=None)
     for name, changed in changes(read_graph()).items():
-        table.add_row(name, "[yellow]changed" if changed else "[green]up to date", ", ".join(changed))
+        table.add_row(name, "[yellow]changed" if changed else "[green]up to date", shortened(changed))
     Console().print(table)
 
 
 @app.command(
-    epilog="""Examples:
-
-    python -m pipelines preset                           # list them
-
-    python -m pipelines preset small                     # write presets/small.yaml over params.yaml
-
-    python -m pipelines preset files --data my_texts     # with the folder that it is to read
+    epilog="""
+* `python -m pipelines preset`: lists the presets
+* `python -m pipelines preset tiny`: writes presets/tiny.yaml over params.yaml
+* `python -m pipelines preset rt-polarity --data DIR`: one that reads files of yours
 """
 )
 def preset(
@@ -129,14 +129,16 @@ def preset(
 
 @app.command(
     "prefect",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    epilog="""Examples, each in a terminal of its own; then start runs from http://127.0.0.1:4200:
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="""
+* `python -m pipelines prefect server start`: the page, on http://127.0.0.1:4200
 
-    python -m pipelines prefect server start
+Then, in other terminals, with `PREFECT_API_URL=http://127.0.0.1:4200/api` in the environment:
 
-    PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines prefect worker start --pool triplex --type process
-
-    PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines prefect deploy --all
+* `python -m pipelines run`: a run that appears there
+* `python -m pipelines prefect work-pool create triplex --type process`: once, then
+* `python -m pipelines prefect --no-prompt deploy --all`: make it startable from the page
+* `python -m pipelines prefect worker start --pool triplex`: and run here what is started there
 """,
 )
 def prefect(context: typer.Context) -> None:

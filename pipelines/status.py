@@ -1,12 +1,16 @@
-"""What `dvc status` says of each stage, in a few words."""
+"""What `dvc status` and dvc.lock say of each stage, in a few words."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from pipelines.graph import Stage
 from triplex.runs.errors import InputError
+from triplex.runs.params import load_yaml
+
+LOCK_FILE = Path("dvc.lock")
 
 
 def changes(graph: dict[str, Stage]) -> dict[str, list[str]]:
@@ -15,7 +19,17 @@ def changes(graph: dict[str, Stage]) -> dict[str, list[str]]:
     if done.returncode:
         raise InputError("dvc status", done.stderr.strip(), "if a stage is running, wait for it")
     found = json.loads(done.stdout)
-    return {name: [text for entry in found.get(name, []) for text in _words(entry)] for name in graph}
+    locked = load_yaml(LOCK_FILE).get("stages", {}) if LOCK_FILE.is_file() else {}
+    return {
+        name: [text for entry in found.get(name, []) for text in _words(entry)] if name in locked else ["never run"]
+        for name in graph
+    }
+
+
+def shortened(changed: list[str], most: int = 4) -> str:
+    """The first few changes and how many more there are."""
+    rest = len(changed) - most
+    return ", ".join(changed[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _words(entry: str | dict[str, dict[str, Any]]) -> list[str]:

@@ -19,7 +19,7 @@ FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 @pytest.fixture
 def deployed(tmp_path: Path, api: Api) -> Iterator[tuple[Path, str, str]]:
-    """A repository with two stages, its deployment's id, and the mark of the second stage's processes; a worker runs."""
+    """A repository of two stages, its deployment's id, the mark of the second stage's processes; a worker runs."""
     mark = f"mark-of-{tmp_path}"
     stages = f"""\
 stages:
