@@ -146,8 +146,13 @@ class Api:
         self.client = httpx.Client(base_url=url, timeout=60)
 
     def post(self, path: str, **body: Any) -> Any:
-        """The JSON answer to a POST."""
-        return self.client.post(path, json=body).raise_for_status().json()
+        """The JSON answer to a POST; 503 is the server's word for a database that is busy."""
+
+        def answer() -> httpx.Response | None:
+            response = self.client.post(path, json=body)
+            return None if response.status_code == 503 else response
+
+        return wait_for(answer).raise_for_status().json()
 
     def last_run(self) -> dict[str, Any]:
         """The flow run that started last."""

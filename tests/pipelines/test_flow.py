@@ -15,7 +15,7 @@ def names_of_states(api: Api) -> dict[str, str]:
     return {name: run["state_name"] for name, run in api.stages(api.last_run()).items()}
 
 
-def test_a_first_run_a_second_and_one_of_old_parameters(toy: Path, api: Api) -> None:
+def test_a_first_run_a_second_a_changed_parameter_and_a_lost_file(toy: Path, api: Api) -> None:
     done = run_pipelines(toy, "run", PREFECT_API_URL=api.url)
     assert done.returncode == 0, done.stderr
     flow_run = api.last_run()
@@ -46,6 +46,12 @@ def test_a_first_run_a_second_and_one_of_old_parameters(toy: Path, api: Api) -> 
     assert run_pipelines(toy, "run", PREFECT_API_URL=api.url).returncode == 0
     assert names_of_states(api) == dict.fromkeys(NEEDS, "Skipped")
 
+    arguments = ("run", "train", "-S", "grpo.learning_rate=3e-5")
+    assert run_pipelines(toy, *arguments, PREFECT_API_URL=api.url).returncode == 0
+    assert {name for name, state in names_of_states(api).items() if state == "Ran"} == {"train@grpo"}
+    assert load_yaml(toy / "params.yaml")["grpo"]["learning_rate"] == 3e-5
+    assert api.last_run()["parameters"]["params"] == {"grpo.learning_rate": 3e-5}
+
     (toy / "models/sft.txt").unlink()
     assert run_pipelines(toy, "run", "sft", "--only", PREFECT_API_URL=api.url).returncode == 0
     assert names_of_states(api) == {"sft": "Restored"}
@@ -70,15 +76,6 @@ def test_a_failed_stage_stops_what_needs_it_and_nothing_else(toy: Path, api: Api
     assert stages["train@ppo"]["state"]["message"] == "needs baseline"
     assert api.last_run()["state"]["message"] == "baseline failed; not run: train@ppo"
     assert "Traceback" not in done.stderr
-
-
-def test_a_changed_parameter_runs_what_depends_on_it(toy: Path, api: Api) -> None:
-    assert run_pipelines(toy, "run", "train", PREFECT_API_URL=api.url).returncode == 0
-    arguments = ("run", "train", "-S", "grpo.learning_rate=3e-5")
-    assert run_pipelines(toy, *arguments, PREFECT_API_URL=api.url).returncode == 0
-    assert {name for name, state in names_of_states(api).items() if state == "Ran"} == {"train@grpo"}
-    assert load_yaml(toy / "params.yaml")["grpo"]["learning_rate"] == 3e-5
-    assert api.last_run()["parameters"]["params"] == {"grpo.learning_rate": 3e-5}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +116,7 @@ def test_check_and_status(toy: Path, api: Api) -> None:
     assert "changed" in rows["prepare"]
     assert "seed modified" in rows["prepare"]
     assert "up to date" in rows["base"]
-    assert "models/sft.txt deleted" in rows["sft"]
+    assert "never run" in rows["sft"]
 
 
 #: a stage that waits until the other one has started

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from pipelines.guard import GRACE_SECONDS, Guarded
+from pipelines.output import lines
 from tests.pipelines.conftest import environment, wait_for
 
 #: starts a grandchild, a grandchild in a session of its own, and an orphan; prints when all are there
@@ -48,8 +49,7 @@ def living(mark: str) -> list[psutil.Process]:
 
 def start(*arguments: str) -> Guarded:
     guarded = Guarded(["family", *arguments], environment())
-    output = guarded.output()
-    assert next(output) == b"ready\n"
+    assert next(lines(guarded.output())) == "ready"
     return guarded
 
 
@@ -90,10 +90,9 @@ def test_a_stubborn_command_is_killed_after_the_grace_period(family: str) -> Non
 
 
 def test_a_killed_guard_takes_its_session_with_it(family: str) -> None:
-    guarded = Guarded(["family", family], environment())
-    with guarded:
-        output = guarded.output()
-        assert next(output) == b"ready\n"
+    with Guarded(["family", family], environment()) as guarded:
+        output = lines(guarded.output())
+        assert next(output) == "ready"
         os.kill(guarded._guard.pid, signal.SIGKILL)
         assert list(output) == []
         assert guarded.exit_code() == 137
@@ -101,11 +100,11 @@ def test_a_killed_guard_takes_its_session_with_it(family: str) -> None:
 
 
 def test_a_killed_owner_takes_all_with_it(family: str) -> None:
-    code = "import sys; from pipelines.guard import Guarded\nfor p in Guarded(sys.argv[1:], {}).output(): print(p)"
+    code = "import sys; from pipelines.guard import Guarded\nfor p in Guarded(sys.argv[1:], {}).output(): print('got')"
     command = [sys.executable, "-uc", code, "family", family, "setsid"]
     owner = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE)
     assert owner.stdout is not None
-    assert owner.stdout.readline() == b"b'ready\\n'\n"
+    assert owner.stdout.readline() == b"got\n"
     owner.kill()
     owner.communicate()
     wait_for(lambda: not living(family), seconds=60)

@@ -88,7 +88,7 @@ def test_reward_rises(make: Make, name: str) -> None:
     trainer.train()
     reward = column(trainer, "reward")
     assert reward[0] == pytest.approx(0.5, abs=0.12)
-    assert sum(reward[-3:]) / 3 > 0.8
+    assert sum(reward[-5:]) / 5 > 0.7
     assert column(trainer, "kl")[0] == pytest.approx(0, abs=1e-6)
     assert column(trainer, "kl")[-1] > 0.05
 
