@@ -56,17 +56,18 @@ def run(
     from pipelines import environment
     from pipelines.overrides import parse
     from pipelines.plan import one_flow_at_a_time, prepare
-    from pipelines.server import ensure_server
+    from pipelines.server import start_server
 
-    params = parse(assignments or [])
-    with one_flow_at_a_time():
-        prepare(stages or [], only, params)  # the flow does the same; here a mistake is told before Prefect starts
-    environment.prepare()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    environment.prepare()
     try:
-        ensure_server()
+        params = parse(assignments or [])
+        wait_for_server = start_server()
+        with one_flow_at_a_time():
+            prepare(stages or [], only, params)  # the flow does the same; here a mistake is told without a traceback
         from pipelines.flow import triplex  # Prefect reads the server's address when it is imported
 
+        wait_for_server()
         state = triplex(stages or [], only, force, params, return_state=True)
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None

@@ -6,6 +6,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.environment import PREFECT_HOME
@@ -14,15 +15,15 @@ from pipelines.guard import Guarded
 START_SECONDS = 300.0
 
 
-def ensure_server() -> None:
-    """Leave PREFECT_API_URL set: as the user has it, else to a temporary server on loopback that ends with the process.
+def start_server() -> Callable[[], None]:
+    """Set PREFECT_API_URL, unless it is set, to a temporary server on loopback that ends with this process.
 
-    To be called before Prefect is imported. Prefect's own temporary server shares the terminal's process group, so
-    Ctrl-C ends it before the flow has reported to it and the flow waits for ever, and `kill -9` of the flow leaves it
-    behind. A guarded one has neither fault.
+    Returns what waits until the server answers. To be called before Prefect is imported. Prefect's own temporary server
+    shares the terminal's process group, so Ctrl-C ends it before the flow has reported to it and the flow waits for
+    ever, and `kill -9` of the flow leaves it behind. A guarded one has neither fault.
     """
     if os.environ.get("PREFECT_API_URL"):
-        return
+        return lambda: None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,10 +32,8 @@ def ensure_server() -> None:
     log = PREFECT_HOME / "server.log"
     with log.open("wb") as file:
         guarded = Guarded(["prefect", "server", "start"], env, stdout=file)
-    atexit.register(
-        guarded.end
-    )  # registered before Prefect is imported, so called after Prefect has sent its last logs
-    _wait_until_healthy(guarded, log)
+    atexit.register(guarded.end)  # registered before Prefect is imported: called after Prefect has sent its last logs
+    return lambda: _wait_until_healthy(guarded, log)
 
 
 def _wait_until_healthy(guarded: Guarded, log: Path) -> None:

@@ -17,7 +17,7 @@ from triplex.rewards.composite import CompositeReward
 from triplex.rewards.contract import Reward
 from triplex.rl.kl import kl_full
 from triplex.rl.masked import masked_mean
-from triplex.rl.rollout import decode, encode_prompts, sample_responses
+from triplex.rl.rollout import check_prompts_fit, decode, encode_prompts, sample_responses
 from triplex.runs.params import Section
 from triplex.runs.progress import StepProgress
 from triplex.runs.seeds import derive_seed
@@ -49,6 +49,7 @@ def sample_rows(
     The KL is exact over the vocabulary at each place of the response, at temperature 1, and 0 for no token. A prompt's
     seed does not depend on the model.
     """
+    check_prompts_fit(model, tokenizer, prompts, config.max_new_tokens)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(prompts), config.batch_size):
         chunk = prompts[start : start + config.batch_size]

@@ -103,6 +103,14 @@ def test_against_a_slow_loop_alone_and_in_a_batch(architecture: str, tiny_tokeni
     assert all(nats.dtype == torch.float32 for nats in together)
 
 
+def test_log_probabilities_of_a_bfloat16_model_are_taken_in_float32(tiny_tokenizer: Any, tiny_lm: TinyLM) -> None:
+    model = tiny_lm().to(torch.bfloat16)
+    nats = FrozenScorer(model, tiny_tokenizer).token_nats(CONTEXTS[:4], TEXTS[:4])
+    expected = [torch.tensor(slow_nats(model, tiny_tokenizer, context, text)) for context, text in ROWS[:4]]
+    assert_same_nats(nats, expected, tolerance=2e-3)  # a nat of 5 in bfloat16 is off by up to 1.6e-2
+    assert all(each.dtype == torch.float32 for each in nats)
+
+
 def test_only_a_head_that_is_the_whole_of_it_is_used_apart(tiny_tokenizer: Any, tiny_lm: TinyLM) -> None:
     for architecture in ARCHITECTURES:
         apart = not isinstance(
