@@ -27,17 +27,17 @@ def split(rows: Iterable[Row], eval_frac: float) -> tuple[list[Row], list[Row]]:
 
 
 def deduplicate(rows: Iterable[Row], counts: Counter[str]) -> list[Row]:
-    """One row per text (per text and rejected completion, where there are any), whatever the order of `rows`.
+    """One row per text, compared by casefolded words (per text and rejected completion, where there are any).
 
-    `counts` takes how many are gone. A text labelled both ways loses its label. A text with several prompts keeps
-    the shortest.
+    The order of `rows` does not matter. `counts` takes how many are gone. A text labelled both ways loses its label,
+    a text with several prompts keeps the shortest.
     """
     by_text: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_text[row.text].append(row)
+        by_text[group_key(row.text)].append(row)
     distinct = []
     for same in by_text.values():
-        shortest = min(same, key=lambda row: len(row.prompt))
+        shortest = min(same, key=lambda row: (len(group_key(row.prompt)), row.text, row.prompt))
         labels = {row.label for row in same} - {None}
         label = labels.pop() if len(labels) == 1 else None
         counts["conflicting_labels"] += len(labels) > 1
