@@ -5,8 +5,6 @@ times taken one after the other. The last line is JSON:
   levels_over_token        three levels over token-level perplexity of the same texts, end to end
   of_bare_forward          the model's own logits for the same padded batches over scoring, end to end
   over_single_sample_loop  scoring text by text over scoring all at once
-  spread                   slowest over fastest round of the same work, the worst of the four: far above 1.25, the
-                           machine was busy with something else and the other figures mean nothing
 """
 
 import argparse
@@ -66,7 +64,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Print the times of every round, the three medians and how far the rounds were apart."""
+    """Print the times of every round and the three medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the last line, JSON, alone")
     as_json_only = parser.parse_args().json
@@ -100,7 +98,6 @@ def main() -> None:
         "levels_over_token": ratio("levels", "token"),
         "of_bare_forward": ratio("bare forward", "levels"),
         "over_single_sample_loop": ratio("single-sample loop", "levels"),
-        "spread": round(max(max(t[name] for t in rounds) / min(t[name] for t in rounds) for name in works), 3),
     }
     if not as_json_only:
         for times in rounds:

@@ -22,8 +22,9 @@ from pipelines import artifacts
 from pipelines.graph import Stage
 from pipelines.guard import Guarded
 from pipelines.output import is_hint, lines, outcome
-from pipelines.plan import one_flow_at_a_time, parallel_stages, prepare
+from pipelines.plan import one_flow_at_a_time, prepare
 
+PARALLEL_STAGES = "TRIPLEX_PARALLEL_STAGES"
 # Prefect logs a task that returns a failed state as an error with the traceback of no exception
 logging.getLogger("prefect.task_runs").addFilter(lambda record: record.exc_info != (None, None, None))
 _THREADS: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=64)  # a task that waits occupies a thread
@@ -71,7 +72,7 @@ class Execution:
     def __init__(self, plan: dict[str, Stage], force: bool) -> None:
         self.plan, self.force = plan, force
         self._states: dict[str, State] = {}
-        self._slots = threading.Semaphore(parallel_stages())
+        self._slots = threading.Semaphore(int(os.environ.get(PARALLEL_STAGES, "2")))
         self._running: set[Guarded] = set()
         self._stopped = False
         self._reporting = threading.Lock()

@@ -12,7 +12,6 @@ from pipelines.check import check_params
 from pipelines.graph import Stage, read_graph, select
 from triplex.runs.errors import InputError
 
-PARALLEL_STAGES = "TRIPLEX_PARALLEL_STAGES"
 _LOCK = Path(".triplex/locks/flow.lock")
 
 
@@ -21,19 +20,10 @@ def prepare(stages: list[str], only: bool, params: dict[str, Any]) -> dict[str, 
 
     InputError for an unknown stage, key or value; params.yaml is then as it was.
     """
-    parallel_stages()
     plan = select(read_graph(), stages, only)
     overrides.apply(params)
     check_params()
     return plan
-
-
-def parallel_stages() -> int:
-    """How many stages run side by side: the environment's TRIPLEX_PARALLEL_STAGES, else 2; it changes no result."""
-    value = os.environ.get(PARALLEL_STAGES, "2")
-    if not value.isdecimal() or int(value) < 1:
-        raise InputError(f"{PARALLEL_STAGES}={value}", "not a number of stages", "set 1 or more, or unset it")
-    return int(value)
 
 
 @contextmanager
