@@ -1,31 +1,70 @@
 """The perplexity scorer side by side with what it is made of: `python -m benchmarks.perplexity --json`.
 
-One run, one machine, one small random GPT-2, the same texts: each figure is the median over rounds of a ratio of two
-times taken one after the other. The last line is JSON:
-  levels_over_token        three levels over token-level perplexity of the same texts, end to end
-  of_bare_forward          the model's own logits for the same padded batches over scoring, end to end
-  over_single_sample_loop  scoring text by text over scoring all at once
+One run, one machine, as many threads as OMP_NUM_THREADS says (else as there are cores), one small random GPT-2, 2,000
+sentences (of --data, else of embedded reviews). Each time is taken beside the others, round after round, and each
+figure is the median over rounds of a ratio. The last line is JSON:
+  levels_over_token         three levels over token-level perplexity of the same texts, end to end
+  of_bare_forward           the model's own logits for the same padded batches over scoring, end to end
+  over_single_sample_loop   scoring text by text over scoring all at once
+  memory_over_bare_forward  what scoring adds to a process at its peak, over what the bare forward pass adds
+  spread                    third over first quartile of `levels_over_token`'s rounds; near 1 on a quiet machine
 """
 
 import argparse
+import ctypes
 import json
+import multiprocessing
+import re
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import sentencex
 import torch
 
+from triplex.data.files import FORMATS, open_file
 from triplex.data.reviews import generate_reviews
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
 from triplex.perplexity.scorer import FrozenScorer
 
-NUM_TEXTS, NUM_ROUNDS, MAX_TOKENS_PER_BATCH, SEED = 2000, 5, 4096, 7
+NUM_TEXTS, MAX_TOKENS_PER_BATCH, SEED = 2000, 4096, 7
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h: what is larger goes back when it is freed
 LOOP_EVERY = 8  # the loop over single texts takes every eighth, and its time counts eightfold
 MODEL = ScratchConfig(
     kind="scratch", architecture="gpt2", vocab_size=2048, hidden_size=96, num_layers=8, num_heads=4, max_positions=256
 )
+
+
+class Subject(NamedTuple):
+    """What is measured: a scorer, its texts, and the batches that it makes of them."""
+
+    scorer: FrozenScorer
+    texts: list[str]
+    batches: list[torch.Tensor]
+
+
+def read_sentences(data: Path | None) -> list[str]:
+    """NUM_TEXTS sentences of a file, one a line in a .txt or an unknown ending; without a file, of embedded reviews."""
+    if data is None:
+        texts = [review.text for review in generate_reviews(NUM_TEXTS, SEED)]
+    else:
+        file_format = data.suffix if data.suffix in FORMATS else ".txt"
+        texts = [record.values["text"].strip() for record in open_file(data, file_format=file_format).records()]
+    sentences = [sentence.strip() for text in texts for sentence in sentencex.segment("en", text)]
+    return [sentence for sentence in sentences if sentence][:NUM_TEXTS]
+
+
+def prepare(data: Path | None) -> Subject:
+    """The same subject in every process."""
+    torch.manual_seed(SEED)
+    texts = read_sentences(data)
+    tokenizer = train_tokenizer(texts, MODEL.vocab_size, MODEL.max_positions)
+    model = build_causal_lm(MODEL, tokenizer)
+    scorer = FrozenScorer(model, tokenizer, max_tokens_per_batch=MAX_TOKENS_PER_BATCH)
+    return Subject(scorer, texts, padded_batches(tokenizer, texts))
 
 
 def padded_batches(tokenizer: Any, texts: list[str]) -> list[torch.Tensor]:
@@ -39,70 +78,111 @@ def padded_batches(tokenizer: Any, texts: list[str]) -> list[torch.Tensor]:
     return batches
 
 
-@torch.no_grad()
-def bare_forward(model: Any, batches: list[torch.Tensor]) -> None:
-    """The model's own logits, and nothing done with them."""
-    for batch in batches:
-        model(input_ids=batch, use_cache=False)
+def levels(subject: Subject) -> None:
+    """The levels of all texts."""
+    subject.scorer.level_nats([""] * len(subject.texts), subject.texts)
 
 
-def single_sample_loop(scorer: FrozenScorer, texts: list[str]) -> list[torch.Tensor]:
-    """The levels text by text."""
-    return [scorer.level_nats([""], [text]) for text in texts]
-
-
-def token_perplexity(scorer: FrozenScorer, texts: list[str]) -> list[float]:
+def token_perplexity(subject: Subject) -> None:
     """The same numbers from the scorer, without units and levels."""
-    return [nats.mean().exp().item() for nats in scorer.token_nats([""] * len(texts), texts)]
+    nats = subject.scorer.token_nats([""] * len(subject.texts), subject.texts)
+    [each.mean().exp().item() for each in nats]
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Wall-clock time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+@torch.no_grad()
+def bare_forward(subject: Subject) -> None:
+    """The model's own logits, and nothing done with them."""
+    for batch in subject.batches:
+        subject.scorer.model(input_ids=batch, use_cache=False)
+
+
+def single_sample_loop(subject: Subject) -> None:
+    """The levels text by text."""
+    for text in subject.texts[::LOOP_EVERY]:
+        subject.scorer.level_nats([""], [text])
+
+
+WORKS: dict[str, Callable[[Subject], None]] = {
+    "levels": levels,
+    "token": token_perplexity,
+    "bare forward": bare_forward,
+    "single-sample loop": single_sample_loop,
+}
+
+
+def measure_times(subject: Subject, num_rounds: int) -> list[dict[str, float]]:
+    """Seconds by work and round, after a round that warms up."""
+    rounds = []
+    for _ in range(num_rounds + 1):
+        times = {}
+        for name, work in WORKS.items():
+            start = time.perf_counter()
+            work(subject)
+            times[name] = time.perf_counter() - start
+        times["single-sample loop"] *= len(subject.texts) / len(subject.texts[::LOOP_EVERY])
+        rounds.append(times)
+    return rounds[1:]
+
+
+def peak_growth(name: str, data: Path | None) -> int:
+    """Bytes that a work adds to this process at its peak, in a process of its own; Linux only.
+
+    Before it, libraries are loaded by a few texts, and memory that is free goes back to the system. The allocator is
+    told to give back what is freed at once, so that the peak is what is alive then and not what lies about.
+    """
+    subject = prepare(data)
+    WORKS[name](subject._replace(texts=subject.texts[:2], batches=[subject.batches[-1][:2]]))
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(_M_MMAP_THRESHOLD, 65536)
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident("VmRSS")
+    WORKS[name](subject)
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found, f"no {field} in /proc/self/status"
+    return 1024 * int(found[1])
+
+
+def measure_memory(data: Path | None) -> dict[str, int]:
+    """Bytes that scoring and the bare forward pass add, each in a fresh process."""
+    growth = {}
+    for name in ("levels", "bare forward"):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+            growth[name] = fresh.submit(peak_growth, name, data).result()
+    return growth
 
 
 def main() -> None:
-    """Print the times of every round and the three medians."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print the times of every round, the memory, and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the last line, JSON, alone")
-    as_json_only = parser.parse_args().json
+    parser.add_argument("--data", type=Path, metavar="FILE", help="text of your own, e.g. one sentence a line")
+    parser.add_argument("--rounds", type=int, default=9, help="at least 2")
+    options = parser.parse_args()
 
-    torch.manual_seed(SEED)
-    torch.set_num_threads(2)
-    reviews = [review.text for review in generate_reviews(NUM_TEXTS, SEED)]
-    texts = [sentence.strip() for review in reviews for sentence in sentencex.segment("en", review)][:NUM_TEXTS]
-    tokenizer = train_tokenizer(texts, MODEL.vocab_size, MODEL.max_positions)
-    model = build_causal_lm(MODEL, tokenizer)
-    scorer = FrozenScorer(model, tokenizer, max_tokens_per_batch=MAX_TOKENS_PER_BATCH)
-    batches = padded_batches(tokenizer, texts)
-    contexts = [""] * NUM_TEXTS
-    few = texts[::LOOP_EVERY]
-    works: dict[str, Callable[[], Any]] = {
-        "levels": lambda: scorer.level_nats(contexts, texts),
-        "token": lambda: token_perplexity(scorer, texts),
-        "bare forward": lambda: bare_forward(model, batches),
-        "single-sample loop": lambda: single_sample_loop(scorer, few),
-    }
-    for work in works.values():
-        work()
-    rounds = [{name: seconds(work) for name, work in works.items()} for _ in range(NUM_ROUNDS)]
-    for times in rounds:
-        times["single-sample loop"] *= len(texts) / len(few)
+    memory = measure_memory(options.data)
+    rounds = measure_times(prepare(options.data), options.rounds)
 
-    def ratio(above: str, below: str) -> float:
-        return round(statistics.median(times[above] / times[below] for times in rounds), 3)
+    def ratios(above: str, below: str) -> list[float]:
+        return [times[above] / times[below] for times in rounds]
 
+    first, _, third = statistics.quantiles(ratios("levels", "token"), n=4, method="inclusive")
     result = {
-        "levels_over_token": ratio("levels", "token"),
-        "of_bare_forward": ratio("bare forward", "levels"),
-        "over_single_sample_loop": ratio("single-sample loop", "levels"),
+        "levels_over_token": statistics.median(ratios("levels", "token")),
+        "of_bare_forward": statistics.median(ratios("bare forward", "levels")),
+        "over_single_sample_loop": statistics.median(ratios("single-sample loop", "levels")),
+        "memory_over_bare_forward": memory["levels"] / memory["bare forward"],
+        "spread": third / first,
     }
-    if not as_json_only:
+    if not options.json:
         for times in rounds:
             print("  ".join(f"{name} {value:.2f} s" for name, value in times.items()))
-    print(json.dumps(result))
+        print("  ".join(f"{name} {value / 1e6:.0f} MB" for name, value in memory.items()))
+    print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 
 
 if __name__ == "__main__":

@@ -77,29 +77,34 @@ def timed(folder: Path, *command: str) -> tuple[float, float]:
     return time.monotonic() - started, usage.ru_maxrss / 1024
 
 
+MEASURED = {"sentiment": "sentiment", "improvement_pct": "improvement, % (95 % interval)", "overlap": "overlap"}
+
+
 def learning_table(runs: dict[int, dict[str, Any]]) -> str:
-    """Every model of every seed, with the paired difference of its reward to SFT."""
-    rows = [
-        "| seed | model | reward | against SFT (95 % interval) | sentiment | KL, nats/token | distinct-2 (of SFT's)"
-        " | self-BLEU | repetition | tokens | perplexity word / phrase / sentence |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Every model of every seed, with the paired difference of its reward to SFT, and what its reward measured."""
+    first = next(iter(runs.values()))["eval"]["models"]["sft"]
+    measured = {key: title for key, title in MEASURED.items() if key in first}
+    columns = ["seed", "model", "reward", "against SFT (95 % interval)", *measured.values(), "KL, nats/token"]
+    columns += ["distinct-2 (of SFT's)", "self-BLEU", "repetition", "tokens", "perplexity word / phrase / sentence"]
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for seed, run in runs.items():
         models, paired = run["eval"]["models"], run["eval"]["paired"]
         for name in MODELS:
             m, ratio = models[name], models[name]["distinct_2"] / models["sft"]["distinct_2"]
-            against = (
-                ""
-                if name == "sft"
-                else "{diff:+.3f} ({ci_low:+.3f} to {ci_high:+.3f})".format(**paired[name]["reward"])
-            )
+            against = "" if name == "sft" else interval(paired[name]["reward"], "diff", 3)
+            values = [interval(m[key], "mean", 1) if isinstance(m[key], dict) else f"{m[key]:.3f}" for key in measured]
             perplexity = " / ".join(f"{m['perplexity'][level]:.1f}" for level in ("word", "phrase", "sentence"))
-            rows.append(
-                f"| {seed} | {name} | {m['reward']['mean']:.3f} | {against} | {m['sentiment']:.3f} | {m['kl_nats']:.3f}"
-                f" | {m['distinct_2']:.3f} ({ratio:.2f}) | {m['self_bleu']:.3f} | {m['repetition']:.3f}"
-                f" | {m['length']:.1f} | {perplexity} |"
-            )
+            values = [f"{seed}", name, f"{m['reward']['mean']:.3f}", against, *values, f"{m['kl_nats']:.3f}"]
+            values += [f"{m['distinct_2']:.3f} ({ratio:.2f})", f"{m['self_bleu']:.3f}", f"{m['repetition']:.3f}"]
+            values += [f"{m['length']:.1f}", perplexity]
+            rows.append(f"| {' | '.join(values)} |")
     return "\n".join(rows) + "\n"
+
+
+def interval(summary: dict[str, float], key: str, digits: int) -> str:
+    """A number with its interval, signs shown."""
+    value, low, high = (f"{summary[name]:+.{digits}f}" for name in (key, "ci_low", "ci_high"))
+    return f"{value} ({low} to {high})"
 
 
 def stage_table(runs: list[dict[str, Any]]) -> str:

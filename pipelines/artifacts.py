@@ -30,7 +30,12 @@ def metrics_table(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "model": name,
             "reward": f"{model['reward']['mean']:.4f}",
             "reward interval": f"{model['reward']['ci_low']:.4f} to {model['reward']['ci_high']:.4f}",
-            "sentiment": f"{model['sentiment']:.4f}",
+            **{key: f"{model[key]:.4f}" for key in ("sentiment", "overlap") if key in model},
+            **(
+                {"improvement, per cent": f"{model['improvement_pct']['mean']:.2f}"}
+                if "improvement_pct" in model
+                else {}
+            ),
             "repetition": f"{model['repetition']:.4f}",
             "distinct_2": f"{model['distinct_2']:.4f}",
             "length": f"{model['length']:.1f}",

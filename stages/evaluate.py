@@ -9,7 +9,7 @@ from triplex.data.tables import SCHEMAS, read_table
 from triplex.evaluation.evaluate import EvaluateConfig, measure, sample_rows, summarise
 from triplex.models.loading import load_causal_lm
 from triplex.perplexity.scorer import FrozenScorer
-from triplex.rewards.folder import load_reward, load_reward_sentiment, load_spec
+from triplex.rewards.folder import load_reward, load_sentiment_part, load_spec
 from triplex.runs.files import atomic_path, write_json
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
 from triplex.runs.progress import StepProgress
@@ -37,10 +37,11 @@ def main() -> None:
             precision = params.compute.precision
             held_out = read_table(HELD_OUT, SCHEMAS["eval"])
             prompts = list(zip(held_out["id"].to_pylist(), held_out["prompt"].to_pylist(), strict=True))
+            references = held_out["reference"].to_pylist()
             reference, tokenizer = load_causal_lm(SFT, precision)
-            reward = load_reward(REWARD, SFT, BASELINES, precision)
-            sentiment = load_reward_sentiment(REWARD, precision)
             levels = load_spec(REWARD).perplexity
+            reward = load_reward(REWARD, MODELS / levels.scorer, BASELINES, precision)
+            sentiment = load_sentiment_part(REWARD, precision)
             scorer = FrozenScorer(
                 reference, tokenizer, max_tokens_per_batch=levels.max_tokens_per_batch, pools=levels.pools()
             )
@@ -51,7 +52,7 @@ def main() -> None:
                     rows = sample_rows(
                         name, model, reference, own_tokenizer, prompts, params.evaluate, run.seed, progress
                     )
-                    tables[name] = measure(rows, reward, sentiment, scorer)
+                    tables[name] = measure(rows, references, reward, sentiment, scorer)
             write_json(REPORT, summarise(tables, run.seed))
             with atomic_path(SAMPLES) as temporary:
                 pq.write_table(

@@ -1,16 +1,25 @@
 """reward: what the policies will be paid for, as a folder that stands alone."""
 
 from pathlib import Path
+from shutil import copyfile, rmtree
+from typing import Any
 
 from triplex.data.tables import SCHEMAS, read_table
+from triplex.models.loading import load_causal_lm
+from triplex.models.saving import save_model
 from triplex.perplexity.config import PerplexityConfig
-from triplex.rewards.folder import RewardConfig, RewardSpec, save_reward
-from triplex.rewards.sentiment import make_classifier, measure_accuracy
+from triplex.rewards.calibration import Moments, calibrate, sample_sft
+from triplex.rewards.folder import CLASSIFIER, PLUGINS, PREFERENCE, RewardConfig, RewardSpec, load_part, save_spec
+from triplex.rewards.plugin import PluginReward, check_plugin, plugin_file
+from triplex.rewards.preference_training import held_out, make_preference_model, pairwise_accuracy
+from triplex.rewards.sentiment_training import make_classifier, measure_accuracy
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
-from triplex.runs.stage import errors_in_words, run_stage
+from triplex.runs.stage import Run, errors_in_words, run_stage
 
 PAIRS, HELD_OUT = Path("data/processed/sft.parquet"), Path("data/processed/eval.parquet")
-BASE, OUT = Path("models/base"), Path("models/reward")
+PROMPTS, PREFERENCES = Path("data/processed/prompts.parquet"), Path("data/processed/preferences.parquet")
+MODELS, BASE, SFT, OUT = Path("models"), Path("models/base"), Path("models/sft"), Path("models/reward")
+BASELINES = Path("data/baselines.parquet")
 
 
 class Params(Section):
@@ -22,22 +31,61 @@ class Params(Section):
     reward: RewardConfig
 
 
+def rows(path: Path, schema: str) -> list[dict[str, Any]]:
+    """The rows of one of the tables of data/processed."""
+    return read_table(path, SCHEMAS[schema]).to_pylist()
+
+
+def make_models(config: RewardConfig, precision: str, run: Run) -> dict[str, float]:
+    """Write the models and plug-ins of the parts into OUT; returns the accuracy of each that has labels or pairs."""
+    accuracy: dict[str, float | None] = {}
+    if config.sentiment:
+        classifier = make_classifier(config.sentiment, precision, BASE, rows(PAIRS, "sft"), run)
+        accuracy["sentiment"] = measure_accuracy(classifier, rows(HELD_OUT, "eval"))
+        if classifier:
+            save_model(OUT / CLASSIFIER, *classifier)
+    if config.preference and config.preference.weight:
+        pairs = rows(PREFERENCES, "preferences")
+        preference = make_preference_model(config.preference, precision, BASE, pairs, run)
+        accuracy["preference"] = pairwise_accuracy(*preference, held_out(config.preference, pairs)[1])
+        save_model(OUT / PREFERENCE, *preference)
+    for plugin in config.plugins:
+        (OUT / PLUGINS).mkdir(parents=True, exist_ok=True)
+        copyfile(plugin_file(plugin), OUT / PLUGINS / f"{plugin.name}.py")
+    return {name: share for name, share in accuracy.items() if share is not None}
+
+
+def calibration_of(config: RewardConfig, spec: RewardSpec, precision: str, seed: int) -> dict[str, Moments]:
+    """The moments of each normalised part on responses of the SFT model; plug-ins are checked on the same ones."""
+    parts = config.parts()
+    if config.calibration is None:
+        return {}
+    samples = sample_sft(*load_causal_lm(SFT, precision), rows(PROMPTS, "prompts"), config.calibration, seed)
+    found = {}
+    for name, part in parts.items():
+        reward = load_part(name, OUT, spec, MODELS / spec.perplexity.scorer, BASELINES, precision)
+        if isinstance(reward, PluginReward):
+            check_plugin(reward, samples)
+        if part.normalise:
+            found[name] = calibrate(name, reward, samples)
+    return found
+
+
 def main() -> None:
     """Run the stage."""
     with errors_in_words():
         params = read_params(Params)
         with run_stage("reward", params) as run:
-            rows = read_table(PAIRS, SCHEMAS["sft"]).to_pylist()
-            held_out = read_table(HELD_OUT, SCHEMAS["eval"]).to_pylist()
-            classifier = make_classifier(params.reward.sentiment, params.compute.precision, BASE, rows, run)
-            accuracy = measure_accuracy(classifier, held_out)
-            spec = RewardSpec(config=params.reward, perplexity=params.perplexity, accuracy=accuracy)
-            save_reward(OUT, spec, classifier)
-            print(
-                f"reward: classifier right on {accuracy:.1%} of held-out texts -> {OUT}"
-                if accuracy
-                else f"reward -> {OUT}"
-            )
+            if OUT.exists():
+                rmtree(OUT)  # models and plug-ins of another configuration
+            precision = params.compute.precision
+            accuracy = make_models(params.reward, precision, run)
+            spec = RewardSpec(config=params.reward, perplexity=params.perplexity, accuracy=accuracy, calibration={})
+            calibration = calibration_of(params.reward, spec, precision, run.seed)
+            save_spec(OUT, spec.model_copy(update={"calibration": calibration}))
+            print(f"reward: {', '.join(params.reward.parts())} -> {OUT}")
+            for name, share in accuracy.items():
+                print(f"reward: {name} right on {share:.1%} of what was held out")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from sys import argv
 from triplex.data.tables import SCHEMAS, read_table, write_table
 from triplex.models.loading import load_causal_lm
 from triplex.models.saving import save_model
-from triplex.rewards.folder import load_reward
+from triplex.rewards.folder import load_reward, load_spec
 from triplex.rl.grpo import GRPO, GRPOConfig
 from triplex.rl.ppo import PPO, PPOConfig
 from triplex.rl.records import COMPLETIONS_SCHEMA, write_metrics
@@ -56,11 +56,12 @@ def main(algorithm_name: str) -> None:
         with run_stage(f"train@{algorithm_name}", params) as run:
             table = read_table(PROMPTS, SCHEMAS["prompts"])
             prompts = list(zip(table["id"].to_pylist(), table["prompt"].to_pylist(), strict=True))
+            columns = {"reference": table["reference"].to_pylist()}
             precision = params.compute.precision
             policy, tokenizer = load_causal_lm(SFT)
             reference, _ = load_causal_lm(SFT, precision)
-            reward = load_reward(REWARD, SFT, BASELINES, precision)
-            trainer = Trainer(params.train, algorithm, policy, reference, tokenizer, reward, prompts, run)
+            reward = load_reward(REWARD, OUT / load_spec(REWARD).perplexity.scorer, BASELINES, precision)
+            trainer = Trainer(params.train, algorithm, policy, reference, tokenizer, reward, prompts, columns, run)
             trainer.train()
             save_model(OUT / algorithm_name, policy, tokenizer)
             write_metrics(REPORTS / "metrics" / f"{algorithm_name}.tsv", trainer.metrics)

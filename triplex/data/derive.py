@@ -11,12 +11,19 @@ from pydantic import Field, model_validator
 from triplex.data.card import data_card
 from triplex.data.files import Record
 from triplex.data.rows import Row, read_rows, words
-from triplex.data.sources import Source, Stream, open_source
+from triplex.data.sources import Columns, LocalFile, Source, Stream, file_stream, open_source
 from triplex.data.splits import check_overlap, deduplicate, group_key, hash_fraction, split
 from triplex.runs.errors import InputError
-from triplex.runs.params import Section
+from triplex.runs.params import OrAbsent, Section
 
 Table = list[dict[str, Any]]
+
+
+class PreferenceFiles(Section):
+    """`data.preferences:` files of prompt, chosen and rejected for the preference model, beside the source."""
+
+    files: list[LocalFile] = Field(min_length=1)
+    columns: Columns = Field(default={}, description="role: column, as in the source")
 
 
 class DataConfig(Section):
@@ -28,6 +35,7 @@ class DataConfig(Section):
     max_words: int = Field(ge=2, description="longer texts are cut after this many words")
     eval_frac: float = Field(gt=0, lt=1, description="fraction of the prompts that is held out")
     num_eval_prompts: int = Field(ge=1, description="held-out prompts in the eval table, at most")
+    preferences: OrAbsent[PreferenceFiles] = Field(default=None, description="else pairs of labelled rows")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -63,7 +71,15 @@ def prepare(config: DataConfig, seed: int) -> Prepared:
         sides = f"{len(tables['prompts'])} training and {len(tables['eval'])} held-out prompts"
         remedy = "give more rows, raise data.eval_frac, or lower data.prompt_words or data.min_completion_words"
         raise InputError("data", f"{sides} from {len(train) + len(held_out)} rows", remedy)
-    facts = [stream.facts for stream in [*material.train, *(material.held_out or [])]]
+    streams = [*material.train, *(material.held_out or [])]
+    if config.preferences:
+        pairs = [file_stream(file, config.preferences.columns) for file in config.preferences.files]
+        tables["preferences"] = _preference_table(deduplicate(_read(pairs, config, counts, ignored), counts))
+        if not tables["preferences"]:
+            remedy = "give rows of prompt, chosen and rejected; data.preferences.columns can name them"
+            raise InputError("data.preferences", "no row with two different completions", remedy)
+        streams += pairs
+    facts = [stream.facts for stream in streams]
     card = data_card(config.model_dump(mode="json"), facts, counts, sorted(ignored), (train, held_out), tables)
     return Prepared(tables, card)
 
@@ -96,12 +112,14 @@ def derive_tables(
         [row for row in rows if len(words(row.completion)) >= min_completion_words] for rows in (train, held_out)
     )
     questions = sorted(_one_per_prompt(candidates), key=lambda row: hash_fraction(group_key(row.prompt)))
+    passages = [(row.text if row.passage is None else row.passage, row.label) for row in train]
+    passages.sort(key=repr)  # of equal passages with other labels the same one stays, whatever the order of rows
     return {
-        "corpus": _table((row_id(row.text), {"text": row.text, "label": row.label}) for row in train),
-        "sft": _table(map(_identified, usable)),
-        "prompts": _table((row_id(row.prompt), {"prompt": row.prompt}) for row in _one_per_prompt(usable)),
-        "preferences": _table((row_id(*triple.values()), triple) for triple in _preferences(train, usable)),
-        "eval": _table(map(_identified, questions[:num_eval_prompts])),
+        "corpus": _table((row_id(text), {"text": text, "label": label}) for text, label in passages),
+        "sft": _table((row_id(row.text), _completed(row)) for row in usable),
+        "prompts": _table((row_id(row.prompt), _asked(row)) for row in _one_per_prompt(usable)),
+        "preferences": _preference_table(train, usable),
+        "eval": _table((row_id(row.text), _completed(row) | _asked(row)) for row in questions[:num_eval_prompts]),
     }
 
 
@@ -115,8 +133,12 @@ def _table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
     return [{"id": name, **by_id[name]} for name in sorted(by_id)]
 
 
-def _identified(row: Row) -> tuple[str, dict[str, Any]]:
-    return row_id(row.text), {"prompt": row.prompt, "completion": row.completion, "label": row.label}
+def _completed(row: Row) -> dict[str, Any]:
+    return {"prompt": row.prompt, "completion": row.completion, "label": row.label}
+
+
+def _asked(row: Row) -> dict[str, Any]:
+    return {"prompt": row.prompt, "reference": row.completion if row.reference is None else row.reference}
 
 
 def _one_per_prompt(rows: Iterable[Row]) -> list[Row]:
@@ -127,16 +149,16 @@ def _one_per_prompt(rows: Iterable[Row]) -> list[Row]:
     return list(first.values())
 
 
-def _preferences(rows: Iterable[Row], usable: Iterable[Row]) -> list[dict[str, str]]:
-    """The given pairs of `rows`, then pairs of labelled rows of the same prompt: the n-th positive by id, chosen,
+def _preference_table(rows: Iterable[Row], labelled: Iterable[Row] = ()) -> Table:
+    """The given pairs of `rows`, then pairs of `labelled` rows of the same prompt: the n-th positive by id, chosen,
     with the n-th negative, so that each row is in one pair at most."""
     pairs = [(row.prompt, row.completion, row.rejected) for row in rows if row.rejected is not None]
     by_prompt: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
-    for row in sorted(usable, key=lambda row: row_id(row.text)):
+    for row in sorted(labelled, key=lambda row: row_id(row.text)):
         if row.label is not None and row.rejected is None:
             by_prompt[row.prompt][row.label].append(row)
     for prompt, (negative, positive) in by_prompt.items():
         pairs += [
             (prompt, chosen.completion, worse.completion) for worse, chosen in zip(negative, positive, strict=False)
         ]
-    return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in pairs]
+    return _table((row_id(*pair), dict(zip(("prompt", "chosen", "rejected"), pair, strict=True))) for pair in pairs)

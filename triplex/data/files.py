@@ -1,4 +1,4 @@
-"""A text, CSV, JSON-lines or parquet file as records; what is wrong with it is an InputError that says where.
+"""A text, CSV, JSON or parquet file as records; what is wrong with it is an InputError that says where.
 
 A file is examined byte by byte before its first record is given out, and must still be the same file after its last.
 """
@@ -22,7 +22,7 @@ from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_file
 from triplex.runs.params import nearest
 
-FORMATS = (".txt", ".csv", ".jsonl", ".parquet")
+FORMATS = (".txt", ".csv", ".json", ".jsonl", ".parquet")
 MAX_LINE_BYTES = 10_000_000
 #: a parquet file that unpacks to more than this many times its size is refused
 MAX_PACKING_RATIO = 100
@@ -190,9 +190,26 @@ def _read_jsonl(file: InputFile) -> Iterator[Record]:
                 yield Record(str(file.path), "line", number, _parse_object(line, f"{file.path} line {number}"))
 
 
+def _read_json(file: InputFile) -> Iterator[Record]:
+    """One array of objects."""
+    try:
+        values = json.loads(file.path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        remedy = "one array of objects, or one object a line in a file that ends with .jsonl"
+        raise InputError(f"{file.path} line {error.lineno} column {error.colno}", error.msg, remedy) from error
+    except (ValueError, RecursionError) as error:  # NaN, a number of thousands of digits, thousands of brackets
+        raise InputError(file.path, str(error), "write objects of text and plain numbers") from error
+    if not isinstance(values, list):
+        raise InputError(file.path, f"holds {type(values).__name__}, not an array", 'write [{"text": "..."}, ...]')
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            raise InputError(f"{file.path} object {number}", f"holds {type(value).__name__}", "objects are read")
+        yield Record(str(file.path), "object", number, value)
+
+
 def _parse_object(line: str, where: str) -> dict[str, Any]:
     if line.lstrip().startswith("["):
-        raise InputError(where, "a JSON array; one object a line is read", "jq -c '.[]' rows.json > rows.jsonl")
+        raise InputError(where, "a JSON array; one object a line is read", "rename the file to .json")
     try:
         value = json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -271,6 +288,7 @@ def _refuse_bomb(file: InputFile, metadata: pq.FileMetaData) -> None:
 _READERS: dict[str, Callable[[InputFile], Iterator[Record]]] = {
     ".txt": _read_txt,
     ".csv": _read_csv,
+    ".json": _read_json,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }

@@ -8,16 +8,23 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from triplex.data.files import Record
 from triplex.runs.errors import InputError
 from triplex.runs.params import nearest
 
-Role = Literal["id", "text", "prompt", "completion", "chosen", "rejected", "messages", "label"]
+Role = Literal["id", "text", "prompt", "completion", "reference", "chosen", "rejected", "messages", "label"]
 ROLES: tuple[Role, ...] = get_args(Role)
-FORMS = (("text",), ("messages",), ("prompt", "completion"), ("prompt", "chosen", "rejected"))
+FORMS = (
+    ("text",),
+    ("messages",),
+    ("prompt", "completion"),
+    ("prompt", "completion", "reference"),
+    ("prompt", "completion", "reference", "text"),
+    ("prompt", "chosen", "rejected"),
+)
 LABELS = {"0": 0, "negative": 0, "neg": 0, "false": 0, "1": 1, "positive": 1, "pos": 1, "true": 1}
 
 _UNSPACED = "\u3041-\u3096\u30a1-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -27,12 +34,18 @@ _LINE_SEPARATORS = re.compile("[\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`prompt + completion` is the text; `label` 1 positive, 0 negative; `rejected` a worse completion."""
+    """`prompt + completion` is the text; `label` 1 positive, 0 negative; `rejected` a worse completion.
+
+    `reference` is the human text that a response is measured against, where that is not the completion; `passage` what
+    the base model reads, where that is not the text.
+    """
 
     prompt: str
     completion: str
     label: int | None = None
     rejected: str | None = None
+    reference: str | None = None
+    passage: str | None = None
 
     @property
     def text(self) -> str:
@@ -108,6 +121,8 @@ def _read_row(record: Record, prompt_words: int, max_words: int, counts: Counter
         return _split_text(texts["text"].strip(), label, prompt_words, max_words, counts)
     if form == ("messages",):
         prompt, *completions = _read_messages(values["messages"], where, counts)
+    elif "reference" in form:
+        return _with_reference(texts, label, max_words, counts)
     else:
         prompt, *completions = texts.values()
     return _pair(prompt, completions, label, max_words, counts)
@@ -156,6 +171,15 @@ def _pair(prompt: str, completions: list[str], label: int | None, max_words: int
         counts["equal_pairs"] += 1
         rejected = []
     return Row(prompt.strip(), completion, label, *rejected)
+
+
+def _with_reference(texts: dict[str, str], label: int | None, max_words: int, counts: Counter[str]) -> Row | None:
+    """A row whose responses are measured by another text than the completion; both are cut as completions are."""
+    row = _pair(texts["prompt"], [texts["completion"]], label, max_words, counts)
+    other = _pair(texts["prompt"], [texts["reference"]], label, max_words, counts)
+    if row is None or other is None:
+        return None
+    return replace(row, reference=other.completion, passage=texts.get("text", "").strip() or None)
 
 
 def _after(prompt: str, completion: str) -> str:

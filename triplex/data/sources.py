@@ -1,31 +1,22 @@
-"""Where the raw text comes from: embedded reviews, local files or the Hugging Face hub, all as records by role."""
+"""Where the raw text comes from: embedded reviews or stories, files or the Hugging Face hub, as records by role."""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from triplex.data.files import BATCH_ROWS, Record, arrow_records, open_file
 from triplex.data.reviews import generate_reviews
 from triplex.data.rows import LABELS, ROLES, Role
+from triplex.data.stories import generate_stories
 from triplex.runs.errors import InputError
-from triplex.runs.params import Section, nearest
+from triplex.runs.params import OrAbsent, Section, nearest
 
-
-def _refuse_null(value: Any) -> Any:
-    if value is None:
-        raise ValueError("null; leave the key out")
-    return value
-
-
-T = TypeVar("T")
-#: an optional key: absent, or with a value, never null
-OrAbsent = Annotated[T | None, BeforeValidator(_refuse_null)]
 Columns = dict[Role, Annotated[str, Field(min_length=1)]]
 
 
@@ -36,13 +27,22 @@ class EmbeddedSource(Section):
     num_reviews: int = Field(ge=1, description="reviews to generate")
 
 
+class StoriesSource(Section):
+    """`kind: stories`: synopsis, plan and continuation of short stories that are generated from the seed."""
+
+    kind: Literal["stories"]
+    num_stories: int = Field(ge=1, description="stories to generate")
+
+
 class LocalFile(Section):
     """One local file. Its hash is a parameter, so that another content is another run and none goes unnoticed."""
 
     path: str = Field(min_length=1, description="relative to the project, or absolute")
     label: OrAbsent[Literal[0, 1]] = Field(default=None, description="the label of every row")
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="of a .csv file")
-    format: OrAbsent[Literal["txt", "csv", "jsonl", "parquet"]] = Field(default=None, description="else by its ending")
+    format: OrAbsent[Literal["txt", "csv", "json", "jsonl", "parquet"]] = Field(
+        default=None, description="else by its ending"
+    )
     sha256: OrAbsent[str] = Field(default=None, description="what the file must hash to; the error without it tells it")
 
 
@@ -68,7 +68,7 @@ class HubSource(Section):
     licence: OrAbsent[str] = Field(default=None, description="a note for the data card")
 
 
-Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]
+Source = Annotated[EmbeddedSource | StoriesSource | FilesSource | HubSource, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,16 @@ class Material:
 
 
 def open_source(source: Source, seed: int) -> Material:
-    """The streams of `source`; every file is examined before the first record of any is read. `seed` is for reviews."""
+    """The streams of `source`; every file is examined before the first record of any is read. `seed` is for the
+    embedded ones."""
     match source:
         case EmbeddedSource():
             return Material([_reviews(source.num_reviews, seed)])
+        case StoriesSource():
+            return Material([_stories(source.num_stories, seed)])
         case FilesSource():
-            train = [_file_stream(file, source.columns) for file in source.files]
-            return Material(train, [_file_stream(file, source.columns) for file in source.eval_files] or None)
+            train = [file_stream(file, source.columns) for file in source.files]
+            return Material(train, [file_stream(file, source.columns) for file in source.eval_files] or None)
         case HubSource():
             return Material([_hub_stream(source)])
 
@@ -107,7 +110,20 @@ def _reviews(num_reviews: int, seed: int) -> Stream:
     return Stream(name, {"name": name}, records)
 
 
-def _file_stream(file: LocalFile, columns: Columns) -> Stream:
+def _stories(num_stories: int, seed: int) -> Stream:
+    stories = enumerate(generate_stories(num_stories, seed), start=1)
+    name = "embedded stories"
+    records = (
+        Record(
+            name, "story", number, {"prompt": s.prompt, "completion": s.plan, "reference": s.reference, "text": s.text}
+        )
+        for number, s in stories
+    )
+    return Stream(name, {"name": name}, records)
+
+
+def file_stream(file: LocalFile, columns: Columns) -> Stream:
+    """The records of one file by role; InputError unless its SHA-256 is the given one."""
     found = open_file(Path(file.path), file.delimiter, file.format and f".{file.format}")
     if file.sha256 is None:
         remedy = f"add to its entry in params.yaml: sha256: {found.sha256}"

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 from triplex.data.rows import Row, words
 from triplex.runs.errors import InputError
@@ -37,12 +38,15 @@ def deduplicate(rows: Iterable[Row], counts: Counter[str]) -> list[Row]:
         by_text[group_key(row.text)].append(row)
     distinct = []
     for same in by_text.values():
-        shortest = min(same, key=lambda row: (len(group_key(row.prompt)), row.text, row.prompt))
+        shortest = min(
+            same,
+            key=lambda row: (len(group_key(row.prompt)), row.text, row.prompt, row.reference or "", row.passage or ""),
+        )
         labels = {row.label for row in same} - {None}
         label = labels.pop() if len(labels) == 1 else None
         counts["conflicting_labels"] += len(labels) > 1
         rejected = {row.rejected for row in same if row.prompt == shortest.prompt and row.rejected is not None}
-        kept = [Row(shortest.prompt, shortest.completion, label, worse) for worse in sorted(rejected) or (None,)]
+        kept = [replace(shortest, label=label, rejected=worse) for worse in sorted(rejected) or (None,)]
         counts["duplicates"] += len(same) - len(kept)
         distinct += kept
     return distinct

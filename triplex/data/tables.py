@@ -18,13 +18,14 @@ def _schema(*columns: str, label: bool = False) -> pa.Schema:
     return pa.schema([*fields, pa.field("label", pa.int8())] if label else fields)
 
 
-#: the tables of data/processed; `label` is 1 positive, 0 negative, null unknown
+#: the tables of data/processed; `reference` is the human text of a prompt that responses are measured against, the
+#: completion where the data have no other; `label` is 1 positive, 0 negative, null unknown
 SCHEMAS = {
     "corpus": _schema("text", label=True),
     "sft": _schema("prompt", "completion", label=True),
-    "prompts": _schema("prompt"),
+    "prompts": _schema("prompt", "reference"),
     "preferences": _schema("prompt", "chosen", "rejected"),
-    "eval": _schema("prompt", "completion", label=True),
+    "eval": _schema("prompt", "completion", "reference", label=True),
 }
 
 

@@ -15,8 +15,22 @@ _DISPLAY = {"base": "Base", "sft": "SFT", "ppo": "PPO", "grpo": "GRPO"}
 _CLEARLY = {  # how a difference above and below zero is told
     "reward": ("{model} beats {reference} by {size}", "{model} falls behind {reference} by {size}"),
     "sentiment": ("more positive by {size}", "less positive by {size}"),
+    "improvement_pct": (
+        "makes the human text likelier by {size} points more",
+        "makes the human text likelier by {size} points less",
+    ),
     "repetition": ("repeats itself more, by {size}", "repeats itself less, by {size}"),
     "length": ("longer by {size} tokens", "shorter by {size} tokens"),
+}
+
+_MEASURED = {  # only where the reward has such a part: label, unit and note
+    "sentiment": ("Sentiment", "", "the sentiment score itself, before any weight"),
+    "improvement_pct": (
+        "Improvement",
+        "per cent",
+        "of the human text's perplexity after the response, over an empty one",
+    ),
+    "overlap": ("Overlap", "share", "of the human text's word triples that stand in the response; high: it was copied"),
 }
 
 
@@ -77,7 +91,7 @@ def compare(evaluation: Mapping[str, Any], samples: pa.Table, seed: int) -> list
             mean(f"rewards/{c}", f"rewards/{c}", f"Reward: {c}", "", "the part as it enters the sum")
             for c in components
         ),
-        mean("sentiment", "sentiment", "Sentiment", "", "the sentiment score itself, before any weight"),
+        *(mean(key, key, *_MEASURED[key]) for key in _MEASURED if key in samples.column_names),
         distinct(1, "different words among all words"),
         distinct(2, "different word pairs among all pairs; low: the responses are alike"),
         plain("vocabulary", "Vocabulary", "words", "different words in all responses", 0),
@@ -104,7 +118,9 @@ def findings(evaluation: Mapping[str, Any]) -> dict[str, list[Finding]]:
     paired = evaluation["paired"]
     reference = display(evaluation["reference"])
     return {
-        model: [_finding(key, paired[model][key], display(model), reference) for key in _CLEARLY]
+        model: [
+            _finding(key, paired[model][key], display(model), reference) for key in _CLEARLY if key in paired[model]
+        ]
         for model in sorted(paired, key=lambda name: name == "base")
     }
 
@@ -117,7 +133,7 @@ def _finding(key: str, difference: Mapping[str, float], model: str, reference: s
     else:
         told = _CLEARLY[key][diff < 0].format(model=model, reference=reference, size=number(abs(diff), digits))
         low, high = (low, high) if diff > 0 else (-high, -low)
-    return Finding(key, told, f"95 % interval {number(low, digits)} to {number(high, digits)}")
+    return Finding(key.removesuffix("_pct"), told, f"95 % interval {number(low, digits)} to {number(high, digits)}")
 
 
 def _digits(low: float, high: float) -> int:

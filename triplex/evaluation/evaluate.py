@@ -23,7 +23,7 @@ from triplex.runs.progress import StepProgress
 from triplex.runs.seeds import derive_seed
 
 REFERENCE = "sft"
-PAIRED = ("reward", "sentiment", "repetition", "length", "kl_nats")
+PAIRED = ("reward", "sentiment", "improvement_pct", "repetition", "length", "kl_nats")
 
 
 class EvaluateConfig(Section):
@@ -74,16 +74,22 @@ def _kl(model: Any, reference: Any, *inputs: Tensor) -> Tensor:
     return kl_full(response_outputs(model, *inputs)[0], response_outputs(reference, *inputs)[0])
 
 
-def measure(rows: list[dict[str, Any]], reward: CompositeReward, sentiment: Reward, scorer: FrozenScorer) -> pa.Table:
-    """The rows as the table of samples: with the reward and its parts, sentiment, repetition and each level's nats."""
+def measure(
+    rows: list[dict[str, Any]],
+    references: Sequence[str],
+    reward: CompositeReward,
+    sentiment: Reward | None,
+    scorer: FrozenScorer,
+) -> pa.Table:
+    """The rows as the table of samples: with the reward and its parts, repetition, each level's nats, and what else
+    the reward measured; with `sentiment` where there is one. `references` are the prompts' human texts."""
     prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
     ids = [row.pop("completion_ids") for row in rows]
-    scored = reward.score(prompts, texts, ids)
-    columns: dict[str, Any] = {
-        "reward": scored.total.double().tolist(),
-        "sentiment": sentiment(prompts, texts, ids),
-        "repetition": [repetition(text) for text in texts],
-    }
+    scored = reward.score(prompts, texts, ids, reference=list(references))
+    columns: dict[str, Any] = {"reward": scored.total.double().tolist()}
+    if sentiment:
+        columns["sentiment"] = sentiment(prompts, texts, ids)
+    columns |= {**scored.extras, "repetition": [repetition(text) for text in texts]}
     levels = scorer.level_nats(prompts, texts, strict_boundary=False)
     columns |= {
         f"{level}_nats": levels[:, i].tolist() for i, level in enumerate(("word", "phrase", "sentence"), start=1)
@@ -101,7 +107,11 @@ def summarise(tables: Mapping[str, pa.Table], seed: int) -> dict[str, Any]:
     """reports/eval.json: each model's measures, and its paired differences to the SFT model with 95 % intervals."""
     models = {name: _model_summary(table, seed) for name, table in tables.items()}
     paired = {
-        name: {key: paired_difference(_values(table, key), _values(tables[REFERENCE], key), seed) for key in PAIRED}
+        name: {
+            key: paired_difference(_values(table, key), _values(tables[REFERENCE], key), seed)
+            for key in PAIRED
+            if key == "length" or key in table.column_names
+        }
         for name, table in tables.items()
         if name != REFERENCE
     }
@@ -127,10 +137,12 @@ def _model_summary(table: pa.Table, seed: int) -> dict[str, Any]:
         return sum(values) / len(values)
 
     parts = [name for name in table.column_names if name.startswith("rewards/")]
+    summaries = [key for key in ("reward", "improvement_pct") if key in table.column_names]
+    means = [key for key in ("sentiment", "overlap") if key in table.column_names]
     return {
-        "reward": summary(_values(table, "reward"), seed),
+        **{key: summary(_values(table, key), seed) for key in summaries},
         "components": {name.removeprefix("rewards/"): mean(name) for name in parts},
-        "sentiment": mean("sentiment"),
+        **{key: mean(key) for key in means},
         "distinct_1": distinct_n(texts, 1),
         "distinct_2": distinct_n(texts, 2),
         "vocabulary": vocabulary(texts),

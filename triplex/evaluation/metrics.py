@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import regex
@@ -34,7 +35,12 @@ def vocabulary(texts: Sequence[str]) -> int:
 
 def repetition(text: str, n: int = 1) -> float:
     """1 - different / all n-grams of one text, in [0, 1); 0 where it has no n-gram (seq-rep-n, arXiv 1908.04319)."""
-    found = list(ngrams(text, n))
+    return repeated_share(words(text), n)
+
+
+def repeated_share(units: Sequence[Any], n: int) -> float:
+    """1 - different / all n-grams of a sequence, in [0, 1); 0 where it has no n-gram."""
+    found = list(zip(*(units[start:] for start in range(n)), strict=False))
     return 1 - len(set(found)) / len(found) if found else 0.0
 
 

@@ -33,6 +33,7 @@ THEMES = {
 }
 _LEVELS = {"word": "o", "phrase": "s", "sentence": "^"}  # and their markers
 _INTERVAL = "line: 95 % interval"
+_OUT_OF_THE_PICTURE = 8  # times the second longest bar
 _SMALL, _WIDE, _TALL = (4.2, 2.7), (5.4, 3.5), (5.4, 4.3)  # inches
 _DPI = 150
 _NUM_BINS = 30
@@ -60,13 +61,18 @@ def training_pictures(curves: Mapping[str, Curves]) -> list[Picture]:
     drawn.append(_shared("entropy", "Entropy of the policy", "entropy", "nats per token", curves))
     drawn.append(_shared("ended", "Responses that ended by themselves", "completions/terminated_frac", "share", curves))
     drawn.append(_shared("length", "Mean response length", "completions/mean_length", "tokens", curves))
+    if all("improvement_pct" in run for run in curves.values()):
+        title = "Improvement of the human text's perplexity over an empty response"
+        drawn.append(_shared("improvement", title, "improvement_pct", "per cent", curves))
+        drawn.append(_shared("overlap", "Word triples of the human text in the response", "overlap", "share", curves))
     return drawn
 
 
 def comparison_pictures(measures: Sequence[Measure]) -> list[Picture]:
-    """Each model with its 95 % interval: reward, sentiment, distinct-2, repetition, KL, perplexity on three levels."""
+    """Each model with its 95 % interval: reward, sentiment or improvement, distinct-2, repetition, KL, perplexity."""
     by_key = {measure.key: measure for measure in measures}
-    bars = [_bars(by_key[key]) for key in ("reward", "sentiment", "distinct_2", "repetition", "kl")]
+    keys = ("reward", "sentiment", "improvement_pct", "distinct_2", "repetition", "kl")
+    bars = [_bars(by_key[key]) for key in keys if key in by_key]
     return [*bars, _perplexity({level: by_key[f"perplexity_{level}"] for level in _LEVELS})]
 
 
@@ -146,10 +152,20 @@ def _bars(measure: Measure) -> Picture:
                 axes.annotate(label, (max(high, 0), row), (5, 0), textcoords="offset points", va="center")
         axes.axvline(0, color=rcParams["text.color"], linewidth=0.8)
         axes.margins(x=0.18)
+        _end_near_the_others(axes, measure)
         _model_rows(axes, measure)
         axes.set_xlabel(f"{measure.unit}; {_INTERVAL}" if measure.unit else _INTERVAL)
 
     return _draw(f"compare-{measure.key}", measure.label, _SMALL, paint)
+
+
+def _end_near_the_others(axes: Axes, measure: Measure) -> None:
+    """A bar that is far longer than all the others runs out of the picture: its number tells how far."""
+    *others, longest = sorted(abs(value) for value, _, _ in measure.models.values() if value is not None)
+    if others and longest > _OUT_OF_THE_PICTURE * others[-1] > 0:
+        low, high = axes.get_xlim()
+        limit = _OUT_OF_THE_PICTURE / 2 * others[-1]
+        axes.set_xlim(max(low, -limit), min(high, limit))
 
 
 def _perplexity(levels: Mapping[str, Measure]) -> Picture:

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from triplex.models.loading import device, load_causal_lm
+from triplex.models.optim import OptimConfig
 from triplex.models.packing import Example, collate, pack
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
 from triplex.models.sources import FolderConfig, HubConfig, model_folder
-from triplex.models.training import OptimConfig, train_supervised
+from triplex.models.training import train_supervised
 from triplex.runs.errors import InputError
 from triplex.runs.params import Section
 from triplex.runs.stage import Run

@@ -7,35 +7,17 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
-from pydantic import Field
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from triplex.runs.params import Section
+from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.runs.progress import StepProgress
 
 
-class OptimConfig(Section):
-    """How a supervised stage descends: AdamW, linear warm-up, cosine decay to zero."""
+class ShowProgress(TrainerCallback):
+    """The steps of any Trainer and their loss as `StepProgress`."""
 
-    num_epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1, description="blocks or rows in one optimiser step")
-    learning_rate: float = Field(gt=0, le=1)
-    warmup_frac: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
-    max_grad_norm: float = Field(gt=0)
-    checkpoint_every: int = Field(ge=1, description="optimiser steps between checkpoints")
-
-
-class LoraConfig(Section):
-    """Low-rank adapters (arXiv 2106.09685) on all linear layers; merged into the weights when training ends."""
-
-    rank: int = Field(ge=0, description="0 trains all weights")
-    alpha: int = Field(ge=1)
-
-
-class _ShowProgress(TrainerCallback):
     def __init__(self, name: str) -> None:
         self.name, self.loss = name, float("nan")
 
@@ -69,38 +51,41 @@ def train_supervised(
     `state` holds the checkpoints; training goes on from the newest one there. Rows are shuffled anew each epoch by
     `seed`; the last, smaller batch is kept.
     """
-    steps_an_epoch = -(-len(rows) // config.batch_size)
-    arguments = TrainingArguments(
-        output_dir=str(state),
-        num_train_epochs=config.num_epochs,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=int(config.warmup_frac * steps_an_epoch * config.num_epochs),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=precision == "bfloat16",
-        seed=seed % 2**32,
-        data_seed=seed % 2**32,
-        save_strategy="steps",
-        save_steps=config.checkpoint_every,
-        save_total_limit=2,
-        logging_steps=max(1, steps_an_epoch * config.num_epochs // 20),
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        use_cpu=not torch.cuda.is_available(),
-        log_level="error",
-    )
-    trainer = Trainer(
-        model, arguments, data_collator=collate, train_dataset=list(rows), callbacks=[_ShowProgress(name)]
-    )
+    arguments = TrainingArguments(**arguments_of(config, len(rows), seed=seed, precision=precision, state=state))
+    trainer = Trainer(model, arguments, data_collator=collate, train_dataset=list(rows), callbacks=[ShowProgress(name)])
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(state)))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail)
+
+
+def arguments_of(config: OptimConfig, num_rows: int, *, seed: int, precision: str, state: Path) -> dict[str, Any]:
+    """What TrainingArguments, and every class derived from it, is given to descend as `config` says on `num_rows`."""
+    steps_an_epoch = -(-num_rows // config.batch_size)
+    return {
+        "output_dir": str(state),
+        "num_train_epochs": config.num_epochs,
+        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": int(config.warmup_frac * steps_an_epoch * config.num_epochs),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": precision == "bfloat16",
+        "seed": seed % 2**32,
+        "data_seed": seed % 2**32,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_every,
+        "save_total_limit": 2,
+        "logging_steps": max(1, steps_an_epoch * config.num_epochs // 20),
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "log_level": "error",
+    }
 
 
 def with_adapters(model: Any, config: LoraConfig) -> Any:

@@ -1,9 +1,10 @@
-"""`perplexity:` in params.yaml: the pool of each level."""
+"""`perplexity:` in params.yaml: the context of a scored reference, and the pool of each level."""
 
+import re
 from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from triplex.perplexity.levels import Pool, Pools, cvar_pool, lme_pool, mean_pool, micro_pool
 from triplex.runs.params import Section
@@ -50,13 +51,36 @@ class LmePool(Section):
 PoolConfig = Annotated[CvarPool | LmePool | MeanPool | MicroPool, Field(discriminator="kind")]
 
 
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
 class PerplexityConfig(Section):
     """`perplexity:` how the frozen scorer reads, and how each level gathers its units."""
 
+    scorer: Literal["sft", "base"] = Field(default="sft", description="the frozen model that scores: models/NAME")
     max_tokens_per_batch: int = Field(ge=1, description="padded positions in one forward pass")
+    template: str = Field(description="the context of a scored reference")
     word_pool: PoolConfig
     phrase_pool: PoolConfig
     sentence_pool: PoolConfig
 
+    @field_validator("template")
+    @classmethod
+    def _known_placeholders(cls, template: str) -> str:
+        found = _PLACEHOLDER.findall(template)
+        if unknown := sorted(set(found) - {"prompt", "response"}):
+            raise ValueError(f"holds {{{unknown[0]}}}; known are {{prompt}} and {{response}}")
+        if found.count("response") != 1:
+            raise ValueError(f"holds {{response}} {found.count('response')} times, it must hold it once")
+        if found.count("prompt") > 1:
+            raise ValueError(f"holds {{prompt}} {found.count('prompt')} times, once is the most")
+        return template
+
+    def context(self, prompt: str, response: str) -> str:
+        """What a reference is read after. Braces inside of `prompt` and `response` stay as they are."""
+        texts = {"prompt": prompt, "response": response}
+        return _PLACEHOLDER.sub(lambda placeholder: texts[placeholder[1]], self.template)
+
     def pools(self) -> Pools:
+        """The pools of the three levels."""
         return Pools(self.word_pool.pool(), self.phrase_pool.pool(), self.sentence_pool.pool())

@@ -29,13 +29,19 @@ def improvement_pct(baseline_nats: Tensor, nats: Tensor, weights: Sequence[float
     """I = 100 (1 - exp(-sum_L w_L delta_L)), delta_L = log B_L - log P_L, (B,) from level nats (B, 3).
 
     The saving in the weighted geometric mean of the levels' perplexities; negative when the text became less likely.
+    ValueError unless the weights are three, not negative, and sum to 1.
     """
+    _check(weights)
     delta = baseline_nats - nats
     return -100 * torch.expm1(-(delta @ delta.new_tensor(weights)))
 
 
 def weighted_perplexity(nats: Tensor, weights: Sequence[float]) -> Tensor:
-    """P = sum_L w_L P_L, (B,) from level nats (B, 3): the weighted arithmetic mean of the levels' perplexities."""
+    """P = sum_L w_L P_L, (B,) from level nats (B, 3): the weighted arithmetic mean of the levels' perplexities.
+
+    ValueError for the weights as `improvement_pct` has it.
+    """
+    _check(weights)
     perplexities = nats.exp()
     return perplexities @ perplexities.new_tensor(weights)
 
@@ -74,6 +80,13 @@ def interpolated_reward(improvement: Tensor, steps: Steps) -> Tensor:
 def linear_reward(improvement: Tensor, per_pct: float = 1.0, low: float = -math.inf, high: float = math.inf) -> Tensor:
     """`per_pct` for every per cent, clipped to [low, high]; same shape. As it stands, the identity."""
     return (per_pct * improvement).clamp(low, high)
+
+
+def _check(weights: Sequence[float]) -> None:
+    whole = len(weights) == 3 and all(weight >= 0 for weight in weights) and math.isclose(sum(weights), 1, abs_tol=1e-6)
+    if not whole:
+        what = "three numbers from 0 on, for word, phrase and sentence, that sum to 1"
+        raise ValueError(f"weights = {list(weights)}, they must be {what}")
 
 
 def _ascending(improvement: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:

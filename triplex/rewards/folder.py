@@ -1,59 +1,84 @@
-"""The reward as a folder: models/reward holds the classifier and reward.json, and loads into one composite."""
+"""The reward as a folder: models/reward holds models, plug-ins and reward.json, and loads into one composite."""
 
 import json
 from pathlib import Path
 from typing import Any, Self
 
+import transformers  # its classes by attribute: importing them here would cost a second
 from pydantic import Field, ValidationError, model_validator
 
-from triplex.models.saving import save_model
+from triplex.models.loading import load_classifier
 from triplex.perplexity.config import PerplexityConfig
-from triplex.rewards.composite import CompositeReward
-from triplex.rewards.contract import Reward
+from triplex.rewards.adapters import Recipe
+from triplex.rewards.calibration import CalibrationConfig, Moments
+from triplex.rewards.composite import CompositeReward, Part
+from triplex.rewards.contract import PartConfig, Reward
 from triplex.rewards.length import LengthConfig, LengthReward
-from triplex.rewards.perplexity import MultiLevelPerplexityReward, PerplexityRewardConfig
+from triplex.rewards.perplexity import UNGUARDED, MultiLevelPerplexityReward, PerplexityRewardConfig
+from triplex.rewards.perplexity_response import ResponseTarget
+from triplex.rewards.plugin import BUILT_IN, PluginConfig, PluginReward, check_names
+from triplex.rewards.preference import PreferenceConfig, PreferenceReward
 from triplex.rewards.repetition import RepetitionConfig, RepetitionReward
-from triplex.rewards.sentiment import SentimentConfig, load_sentiment
+from triplex.rewards.sentiment import GradedSentiment, SentimentConfig, load_sentiment
 from triplex.runs.errors import InputError
 from triplex.runs.files import write_json
-from triplex.runs.params import Section
+from triplex.runs.params import OrAbsent, Section
 
-SPEC, CLASSIFIER = "reward.json", "classifier"
+SPEC, CLASSIFIER, PREFERENCE, PLUGINS = "reward.json", "classifier", "preference", "plugins"
 
 
 class RewardConfig(Section):
-    """`reward:` the parts of the total, each with a weight; weight 0 leaves a part out."""
+    """`reward:` the parts of the total, each with a weight; a part that is absent, or of weight 0, is left out."""
 
-    sentiment: SentimentConfig
-    repetition: RepetitionConfig
-    length: LengthConfig
-    perplexity: PerplexityRewardConfig
+    sentiment: OrAbsent[SentimentConfig] = None
+    repetition: OrAbsent[RepetitionConfig] = None
+    length: OrAbsent[LengthConfig] = None
+    perplexity: OrAbsent[PerplexityRewardConfig] = None
+    preference: OrAbsent[PreferenceConfig] = None
+    plugins: list[PluginConfig] = Field(default=[], description="functions of your own, in the folder plugins")
+    calibration: OrAbsent[CalibrationConfig] = Field(
+        default=None, description="needed where a part is normalised or a plug-in"
+    )
+
+    def parts(self) -> dict[str, PartConfig]:
+        """The parts that count, by name."""
+        named = {name: getattr(self, name) for name in BUILT_IN} | {plugin.name: plugin for plugin in self.plugins}
+        return {name: part for name, part in named.items() if part is not None and part.weight > 0}
 
     @model_validator(mode="after")
-    def _rewards_something(self) -> Self:
-        if not any(part.weight for part in (self.sentiment, self.repetition, self.length, self.perplexity)):
+    def _sound(self) -> Self:
+        check_names(self.plugins)
+        parts = self.parts()
+        if not parts:
             raise ValueError("every part has weight 0; give at least one a weight above 0")
+        sampling = [name for name, part in parts.items() if part.normalise or isinstance(part, PluginConfig)]
+        if self.calibration is None and sampling:
+            raise ValueError(f"{sampling[0]} is measured on responses, so the section reward.calibration is needed")
+        target = self.perplexity.target if self.perplexity and "perplexity" in parts else None
+        if isinstance(target, ResponseTarget) and not (target.unguarded or {"repetition", "length"} <= parts.keys()):
+            raise ValueError("; ".join(UNGUARDED))
         return self
 
 
 class RewardSpec(Section):
-    """What reward.json holds: the configuration, the levels, and how good the classifier is on held-out texts."""
+    """What reward.json holds: the configuration, and what was measured when the folder was made."""
 
     config: RewardConfig
     perplexity: PerplexityConfig
-    accuracy: float | None = Field(description="share of held-out labels that the classifier finds; null: no labels")
+    accuracy: dict[str, float] = Field(description="by model, the share of held-out labels or pairs that it gets right")
+    calibration: dict[str, Moments] = Field(
+        description="by normalised part, of its values on responses of the SFT model"
+    )
 
 
-def save_reward(folder: Path, spec: RewardSpec, classifier: tuple[Any, Any] | None) -> None:
-    """Write the spec and, where there is one, the classifier (model, tokenizer)."""
-    if classifier:
-        save_model(folder / CLASSIFIER, *classifier)
-    write_json(folder / SPEC, spec.model_dump(mode="json", by_alias=True))
+def save_spec(folder: Path, spec: RewardSpec) -> None:
+    """Write reward.json."""
+    write_json(folder / SPEC, spec.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-def load_spec(folder: Path) -> RewardSpec:
+def load_spec(folder: str | Path) -> RewardSpec:
     """The checked reward.json of a reward folder."""
-    file = folder / SPEC
+    file = Path(folder) / SPEC
     if not file.is_file():
         raise InputError(folder, f"holds no {SPEC}", "run the stage that writes it: `dvc repro reward`")
     try:
@@ -62,23 +87,57 @@ def load_spec(folder: Path) -> RewardSpec:
         raise InputError(file, f"not a reward ({str(error).splitlines()[0]})", "run `dvc repro reward`") from error
 
 
-def load_reward_sentiment(folder: Path, precision: str) -> Reward:
-    """The sentiment part of a reward folder alone, without its weight."""
-    return load_sentiment(load_spec(folder).config.sentiment.model.kind, folder / CLASSIFIER, precision)
+def load_part(
+    name: str, folder: Path, spec: RewardSpec, scorer_folder: str | Path, baselines: str | Path, precision: str
+) -> Reward:
+    """One part of a reward folder, without weight, normalisation and clip."""
+    match spec.config.parts()[name]:
+        case SentimentConfig() as config:
+            sentiment = load_sentiment(config, folder / CLASSIFIER, precision)
+            return GradedSentiment(sentiment) if config.form == "graded" else sentiment
+        case RepetitionConfig() as config:
+            return RepetitionReward(config)
+        case LengthConfig() as config:
+            return LengthReward(config)
+        case PerplexityRewardConfig() as config:
+            levels = spec.perplexity
+            return MultiLevelPerplexityReward.load(scorer_folder, baselines, precision, levels, config, guarded=True)
+        case PreferenceConfig():
+            return PreferenceReward(*load_classifier(folder / PREFERENCE, precision))
+        case PluginConfig() as config:
+            return PluginReward(config, folder / PLUGINS / f"{name}.py")
+        case other:
+            raise AssertionError(other)
 
 
-def load_reward(folder: Path, scorer_folder: Path, baselines: Path, precision: str) -> CompositeReward:
-    """The composite of a reward folder; the perplexity part is scored by the frozen model of `scorer_folder`."""
+def load_sentiment_part(folder: Path, precision: str) -> Reward | None:
+    """P(positive) as the sentiment part has it, without its form and weight; None where there is no such part."""
+    config = load_spec(folder).config.sentiment
+    return None if config is None else load_sentiment(config, folder / CLASSIFIER, precision)
+
+
+def load_reward(
+    folder: str | Path, scorer_folder: str | Path, baselines: str | Path, precision: str
+) -> CompositeReward:
+    """The composite of a reward folder.
+
+    The perplexity part is scored by the frozen model of `scorer_folder` against its table `baselines`. The folder's
+    tokenizer is that of responses, for trainers that hand over text alone; without the folder there is none.
+    """
+    folder = Path(folder)
     spec = load_spec(folder)
-    config = spec.config
-    components: dict[str, tuple[float, Reward]] = {
-        "sentiment": (config.sentiment.weight, load_reward_sentiment(folder, precision)),
-        "repetition": (config.repetition.weight, RepetitionReward(config.repetition)),
-        "length": (config.length.weight, LengthReward(config.length)),
+    parts: dict[str, Part] = {}
+    for name, config in spec.config.parts().items():
+        moments = spec.calibration[name] if config.normalise else Moments(mean=0.0, std=1.0)
+        reward = load_part(name, folder, spec, scorer_folder, baselines, precision)
+        parts[name] = Part(reward, config.weight, moments.mean, moments.std, config.clip)
+    composite = CompositeReward(parts)
+    arguments: dict[str, Any] = {
+        "folder": str(folder.resolve()),
+        "scorer_folder": str(Path(scorer_folder).resolve()),
+        "baselines": str(Path(baselines).resolve()),
+        "precision": precision,
     }
-    if config.perplexity.weight > 0:
-        levels = MultiLevelPerplexityReward.load(
-            scorer_folder, baselines, precision, spec.perplexity, config.perplexity
-        )
-        components["perplexity"] = (config.perplexity.weight, levels)
-    return CompositeReward(components)
+    has_tokenizer = (Path(scorer_folder) / "tokenizer.json").is_file()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(scorer_folder) if has_tokenizer else None
+    return composite.loaded_by(Recipe("triplex.rewards.folder:load_reward", arguments), tokenizer)

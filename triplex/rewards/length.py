@@ -5,13 +5,12 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from triplex.runs.params import Section
+from triplex.rewards.contract import PartConfig
 
 
-class LengthConfig(Section):
+class LengthConfig(PartConfig):
     """`reward.length:` 0 inside the band, falling to -1 at no tokens and at twice the maximum."""
 
-    weight: float = Field(ge=0)
     min_tokens: int = Field(ge=0)
     max_tokens: int = Field(ge=1)
 

@@ -1,20 +1,23 @@
-"""Multi-level perplexity as a reward for a response: a band around human text."""
+"""Multi-level perplexity as a reward: of the response itself, or of a human text that the response prepares for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from triplex.models.loading import load_causal_lm
-from triplex.perplexity.baselines import level_moments, read_baselines, scorer_identity
+from triplex.perplexity.baselines import Baselines, read_baselines, scorer_identity
 from triplex.perplexity.config import PerplexityConfig
+from triplex.perplexity.improvement import WEIGHTS
 from triplex.perplexity.scorer import FrozenScorer
+from triplex.rewards.adapters import Portable, Recipe
+from triplex.rewards.contract import PartConfig, Reward
+from triplex.rewards.perplexity_reference import ReferencePerplexity, ReferenceTarget
+from triplex.rewards.perplexity_response import ResponsePerplexity, ResponseTarget
+from triplex.runs.errors import InputError
 from triplex.runs.params import Section
-
-_LEVELS = slice(1, 4)  # word, phrase and sentence of the scorer's (token, word, phrase, sentence)
 
 
 class LevelWeights(Section):
@@ -31,48 +34,76 @@ class LevelWeights(Section):
         return self
 
 
-class PerplexityRewardConfig(Section):
-    """`reward.perplexity:` what a response loses by being less, or more, predictable than human text."""
+class PerplexityRewardConfig(PartConfig):
+    """`reward.perplexity:` what is scored, and what each level counts for."""
 
-    weight: float = Field(ge=0)
-    band_width: float = Field(gt=0, description="standard deviations around human text that cost nothing")
-    level_weights: LevelWeights
+    level_weights: Literal["default", "story", "technical", "code"] | LevelWeights
+    target: Annotated[ResponseTarget | ReferenceTarget, Field(discriminator="kind")]
+
+    def weights(self) -> tuple[float, float, float]:
+        """Of the word, phrase and sentence level."""
+        if isinstance(self.level_weights, str):
+            return WEIGHTS[self.level_weights]
+        return self.level_weights.word, self.level_weights.phrase, self.level_weights.sentence
 
 
-class MultiLevelPerplexityReward:
-    """-min(1, sum_L w_L max(0, |log P_L - mean_L| - half_width_L)): 0 inside the band of human text, in [-1, 0].
+class MultiLevelPerplexityReward(Portable):
+    """The reward of `target`, scored by a frozen model against the table of baselines that the same model made.
 
-    log P_L is level L's perplexity of the response in the context of its prompt, in nats per token, under a frozen
-    scorer; mean_L is that of human references. Below the band lies the generic text into which a reward for low
-    perplexity alone collapses, above it the unlikely text of a policy that has left language behind.
+    Called with TRL's signature. For the target `reference`, the batch needs a column `reference`.
     """
 
+    __name__ = "perplexity"
+
     def __init__(
-        self, scorer: FrozenScorer, mean_nats: Tensor, half_width_nats: Tensor, weights: Sequence[float]
+        self, scorer: FrozenScorer, levels: PerplexityConfig, baselines: Baselines, config: PerplexityRewardConfig
     ) -> None:
-        """`mean_nats`, `half_width_nats` (3,) and `weights`: word, phrase and sentence level."""
-        self.scorer, self.mean_nats, self.half_width_nats = scorer, mean_nats, half_width_nats
-        self.weights = mean_nats.new_tensor(weights)
+        self.tokenizer = scorer.tokenizer
+        target, weights = config.target, config.weights()
+        self.reward: Reward
+        if isinstance(target, ReferenceTarget):
+            self.reward = ReferencePerplexity(scorer, levels, baselines, target, weights)
+        else:
+            mean, std = (moment[1:] for moment in baselines.moments())
+            self.reward = ResponsePerplexity(scorer, mean, target.band_width * std, weights, target.shape)
 
     @classmethod
     def load(
         cls,
-        scorer_folder: Path,
-        baselines: Path,
+        scorer_folder: str | Path,
+        baselines: str | Path,
         precision: str,
-        levels: PerplexityConfig,
-        config: PerplexityRewardConfig,
+        levels: PerplexityConfig | Mapping[str, Any],
+        config: PerplexityRewardConfig | Mapping[str, Any],
+        *,
+        guarded: bool = False,
     ) -> Self:
-        """The reward with the model of `scorer_folder` and the band of its baselines table, which must belong to it."""
+        """The reward with the model of `scorer_folder` and its table of baselines; InputError when they do not belong.
+
+        `levels` and `config` are the sections `perplexity` and `reward.perplexity` of params.yaml, read or as mappings.
+        A response's own perplexity is no reward by itself (its optimum is the most generic text): InputError unless it
+        is `guarded` by a repetition and a length term beside it, or `target.unguarded` insists.
+        """
+        levels, config = PerplexityConfig.model_validate(levels), PerplexityRewardConfig.model_validate(config)
+        if isinstance(config.target, ResponseTarget) and not (guarded or config.target.unguarded):
+            raise InputError("reward perplexity", *UNGUARDED)
         table = read_baselines(baselines, scorer_identity(scorer_folder, precision, levels))
-        mean, std = (moment[_LEVELS] for moment in level_moments(table))
         scorer = FrozenScorer(
             *load_causal_lm(scorer_folder, precision),
             max_tokens_per_batch=levels.max_tokens_per_batch,
             pools=levels.pools(),
         )
-        weights = config.level_weights
-        return cls(scorer, mean, config.band_width * std, (weights.word, weights.phrase, weights.sentence))
+        reward = cls(scorer, levels, table, config)
+        arguments = {
+            "scorer_folder": str(Path(scorer_folder).resolve()),
+            "baselines": str(Path(baselines).resolve()),
+            "precision": precision,
+            "levels": levels.model_dump(mode="json", by_alias=True),
+            "config": config.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "guarded": guarded,
+        }
+        recipe = Recipe("triplex.rewards.perplexity:MultiLevelPerplexityReward.load", arguments)
+        return reward.loaded_by(recipe, scorer.tokenizer)
 
     def __call__(
         self,
@@ -80,9 +111,13 @@ class MultiLevelPerplexityReward:
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
         **columns: Any,
-    ) -> list[float | None]:
-        """One number a completion; None for an empty one, which has no perplexity."""
-        nats = self.scorer.level_nats(prompts, completions, strict_boundary=False)[:, _LEVELS]
-        outside = ((nats - self.mean_nats).abs() - self.half_width_nats).clamp(min=0)
-        rewards = -(outside @ self.weights).clamp(max=1)
-        return [reward if text else None for reward, text in zip(rewards.tolist(), completions, strict=True)]
+    ) -> Sequence[float | None]:
+        return self.reward(prompts, completions, completion_ids, **columns)
+
+
+#: what is wrong with a reward for the response's own perplexity alone, and what to do
+UNGUARDED = (
+    "the perplexity of the response stands without a repetition and a length part: the policy would collapse into the "
+    "most generic text",
+    "give both a weight above 0 in `reward`, or set target.unguarded: true",
+)

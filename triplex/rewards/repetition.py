@@ -1,26 +1,26 @@
 """Repetition as a penalty."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from triplex.evaluation.metrics import repetition
-from triplex.runs.params import Section
+from triplex.evaluation.metrics import repeated_share, words
+from triplex.rewards.contract import PartConfig
 
 
-class RepetitionConfig(Section):
+class RepetitionConfig(PartConfig):
     """`reward.repetition:` minus the share of n-grams that occurred before in the completion, in [-1, 0]."""
 
-    weight: float = Field(ge=0)
-    ngram_size: int = Field(ge=1)
+    unit: Literal["word", "token"]
+    ngram_size: int = Field(ge=1, description="1 is 1 - distinct / all units")
 
 
 class RepetitionReward:
-    """-(1 - distinct / all n-grams) of the completion's words; 0 where there is no n-gram."""
+    """-(1 - distinct / all n-grams) of the completion's words or tokens; 0 where there is no n-gram."""
 
     def __init__(self, config: RepetitionConfig) -> None:
-        self.ngram_size = config.ngram_size
+        self.unit, self.ngram_size = config.unit, config.ngram_size
 
     def __call__(
         self,
@@ -29,4 +29,5 @@ class RepetitionReward:
         completion_ids: Sequence[Sequence[int]],
         **columns: Any,
     ) -> list[float]:
-        return [-repetition(text, self.ngram_size) for text in completions]
+        units = completion_ids if self.unit == "token" else [words(text) for text in completions]
+        return [-repeated_share(each, self.ngram_size) for each in units]

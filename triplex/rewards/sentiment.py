@@ -1,25 +1,22 @@
 """How positive a text is: by a classifier, or by the VADER lexicon when there is none."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from triplex.models.loading import check_folder, device, load_classifier, load_tokenizer
-from triplex.models.sources import FolderConfig, HubConfig, model_folder
-from triplex.models.training import OptimConfig, train_supervised
+from triplex.data.rows import LABELS
+from triplex.models.classifier import classifier_logits
+from triplex.models.loading import load_classifier
+from triplex.models.optim import OptimConfig
+from triplex.models.sources import FolderConfig, HubConfig
+from triplex.rewards.contract import PartConfig, Reward
 from triplex.runs.errors import InputError
 from triplex.runs.params import Section
-from triplex.runs.stage import Run
 
-POSITIVE = 1  # the label of a positive text, here and in the tables
-_ROWS_A_PASS = 64
+_REWARD_POSITIVE, _REWARD_NEGATIVE = 2.0, -0.5  # of the graded form, at full confidence
 
 
 class TrainedClassifier(Section):
@@ -36,32 +33,25 @@ class Vader(Section):
     kind: Literal["vader"]
 
 
-class SentimentConfig(Section):
-    """`reward.sentiment:` probability of a positive text, in [0, 1]."""
+class SentimentConfig(PartConfig):
+    """`reward.sentiment:` how positive prompt and completion are."""
 
-    weight: float = Field(ge=0)
+    form: Literal["probability", "graded"] = Field(
+        description="probability: P(positive), 0 to 1; graded: +2.0 or -0.5 times the confidence in the likelier label"
+    )
     model: Annotated[TrainedClassifier | FolderConfig | HubConfig | Vader, Field(discriminator="kind")]
 
 
 class ClassifierSentiment:
-    """P(positive) of prompt + completion under a two-label sequence classifier."""
+    """P(positive) of prompt + completion under a sequence classifier that has one label called positive."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        if model.config.num_labels != 2:
-            raise InputError("sentiment classifier", f"has {model.config.num_labels} labels", "give one with two")
         self.model, self.tokenizer = model, tokenizer
+        self.positive = positive_label(model.config.id2label)
 
-    @torch.no_grad()
     def probabilities(self, texts: Sequence[str]) -> list[float]:
-        """P(positive) of each text; texts are scored in passes of similar length."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        found = torch.empty(len(texts))
-        for start in range(0, len(order), _ROWS_A_PASS):
-            rows = order[start : start + _ROWS_A_PASS]
-            batch = classifier_batch(self.tokenizer, [texts[i] for i in rows]).items()
-            logits = self.model(**{key: value.to(self.model.device) for key, value in batch}).logits
-            found[rows] = logits.float().softmax(-1)[:, POSITIVE].cpu()
-        return found.tolist()
+        """P(positive) of each text."""
+        return classifier_logits(self.model, self.tokenizer, texts).softmax(-1)[:, self.positive].tolist()
 
     def __call__(
         self,
@@ -90,72 +80,39 @@ class VaderSentiment:
         return [(self.analyzer.polarity_scores(text)["compound"] + 1) / 2 for text in texts]
 
 
-def classifier_batch(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Token ids padded on the right: positions start at 0 and the head reads the last real token."""
-    encoded = tokenizer(list(texts), padding=True, padding_side="right", truncation=True, return_tensors="pt")
-    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+class GradedSentiment:
+    """+2.0 * P(positive) for a text more likely positive, -0.5 * (1 - P(positive)) for another: -0.5..-0.25 or 1..2."""
+
+    def __init__(self, probability: Reward) -> None:
+        self.probability = probability
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        **columns: Any,
+    ) -> list[float | None]:
+        found = self.probability(prompts, completions, completion_ids, **columns)
+        return [None if p is None else graded(p) for p in found]
 
 
-def make_classifier(
-    config: SentimentConfig, precision: str, base: Path, rows: Sequence[dict[str, Any]], run: Run
-) -> tuple[Any, Any] | None:
-    """(classifier, tokenizer) as configured: trained on the rows of the sft table, or given; None for VADER."""
-    match config.model:
-        case TrainedClassifier() as trained:
-            return _train_classifier(trained, precision, base, labelled(rows), run)
-        case FolderConfig() | HubConfig() as given:
-            return load_classifier(model_folder(given), precision)
-        case Vader():
-            return None
+def graded(probability: float) -> float:
+    """The graded form of P(positive); 1/2 counts as positive."""
+    return _REWARD_POSITIVE * probability if probability >= 0.5 else _REWARD_NEGATIVE * (1 - probability)
 
 
-def labelled(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
-    """(prompt + completion, label) of the rows that have a label."""
-    return [(row["prompt"] + row["completion"], row["label"]) for row in rows if row["label"] is not None]
+def positive_label(id2label: dict[int, str]) -> int:
+    """The index of the one label that is called positive (or pos, true; 1, LABEL_1 of two); the order differs."""
+    names = {index: name.casefold().removeprefix("label_") for index, name in id2label.items()}
+    found = [i for i, name in names.items() if LABELS.get(name) == 1 and (len(names) == 2 or not name.isdigit())]
+    if len(found) != 1 or len(names) < 2:
+        what = f"{len(found)} of its {len(names)} labels are called positive: {id2label}"
+        raise InputError("sentiment classifier", what, "name one of two or more `positive` in id2label of config.json")
+    return found[0]
 
 
-def measure_accuracy(classifier: tuple[Any, Any] | None, rows: Sequence[dict[str, Any]]) -> float | None:
-    """The share of the labelled rows that the classifier, or VADER, gets right; None without labels."""
-    pairs = labelled(rows)
-    if not pairs:
-        return None
-    sentiment = ClassifierSentiment(*classifier) if classifier else VaderSentiment()
-    found = sentiment([""] * len(pairs), [text for text, _ in pairs], [])
-    right = [(value > 0.5) == bool(label) for value, (_, label) in zip(found, pairs, strict=True)]
-    return sum(right) / len(right)
-
-
-def _train_classifier(
-    config: TrainedClassifier, precision: str, base: Path, rows: list[tuple[str, int]], run: Run
-) -> tuple[Any, Any]:
-    rows = rows[: config.num_examples]
-    if len({label for _, label in rows}) < 2:
-        raise InputError(
-            "data/processed/sft.parquet",
-            f"{len(rows)} labelled rows, with fewer than two different labels: no classifier can be trained",
-            "name the label column in data.source.columns, or set reward.sentiment.model to {kind: vader}",
-        )
-    check_folder(base, "ForCausalLM")
-    model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=2, dtype=torch.float32, use_safetensors=True
-    )
-    model.config.id2label = {0: "negative", POSITIVE: "positive"}
-    model.config.label2id = {"negative": 0, "positive": POSITIVE}
-    tokenizer = load_tokenizer(base, model)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    collate = partial(_labelled_batch, tokenizer)
-    seed, state = run.seed, run.state
-    train_supervised(
-        run.name, model.to(device()), rows, collate, config.optim, seed=seed, precision=precision, state=state
-    )
-    return model.eval(), tokenizer
-
-
-def _labelled_batch(tokenizer: Any, rows: Sequence[tuple[str, int]]) -> dict[str, Tensor]:
-    batch = classifier_batch(tokenizer, [text for text, _ in rows])
-    return batch | {"labels": torch.tensor([label for _, label in rows])}
-
-
-def load_sentiment(kind: str, folder: Path, precision: str) -> ClassifierSentiment | VaderSentiment:
-    """The sentiment of a reward folder: its classifier, or VADER."""
-    return VaderSentiment() if kind == "vader" else ClassifierSentiment(*load_classifier(folder, precision))
+def load_sentiment(config: SentimentConfig, folder: Path, precision: str) -> Reward:
+    """P(positive) by the classifier in `folder`, or by VADER."""
+    vader = isinstance(config.model, Vader)
+    return VaderSentiment() if vader else ClassifierSentiment(*load_classifier(folder, precision))

@@ -36,17 +36,23 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda:
     return advantages, torch.where(mask, advantages + values, torch.zeros_like(values))
 
 
-def group_relative(score: Tensor, group_size: int, eps: float) -> Tensor:
+def group_relative(score: Tensor, valid: Tensor, group_size: int, eps: float) -> Tensor:
     """(score - mean) / (std + eps) within each run of `group_size` scores (B,): GRPO, arXiv 2402.03300, section 4.1.
 
-    std is unbiased (denominator G - 1). A group of equal scores has advantage 0.
+    std is unbiased (denominator G - 1). Only `valid` (B,) bool scores enter mean and std, the others have advantage 0;
+    so has a group of equal scores, and a group of one.
     """
     groups = score.double().view(-1, group_size)  # in float32 the mean of equal scores is not always that score
-    centred = groups - groups.mean(1, keepdim=True)
-    return (centred / (groups.std(1, keepdim=True) + eps)).view(-1).to(score.dtype)
+    counts = valid.view(-1, group_size)
+    num = counts.sum(1, keepdim=True)
+    mean = (groups * counts).sum(1, keepdim=True) / num.clamp(min=1)
+    centred = (groups - mean) * counts
+    std = (centred.square().sum(1, keepdim=True) / (num - 1).clamp(min=1)).sqrt()
+    return (centred / (std + eps)).view(-1).to(score.dtype)
 
 
-def zero_variance_frac(score: Tensor, group_size: int) -> Tensor:
-    """The share of groups whose scores are all equal: they teach nothing."""
-    groups = score.view(-1, group_size)
-    return (groups.amax(1) == groups.amin(1)).to(score.dtype).mean()
+def zero_variance_frac(score: Tensor, valid: Tensor, group_size: int) -> Tensor:
+    """The share of groups whose `valid` (B,) bool scores (B,) are all equal, or fewer than two: they teach nothing."""
+    highest = torch.where(valid, score, -torch.inf).view(-1, group_size).amax(1)
+    lowest = torch.where(valid, score, torch.inf).view(-1, group_size).amin(1)
+    return (highest <= lowest).to(score.dtype).mean()

@@ -11,7 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """One row a response. `old_logprobs` are those of sampling; `values`, `returns` only where a value head is."""
+    """One row a response; one without any True in its mask has no reward, and teaches nothing.
+
+    `old_logprobs` are those of sampling; `values`, `returns` only where a value head is.
+    """
 
     prompt_ids: Tensor  # (B, P)
     prompt_mask: Tensor  # (B, P) bool

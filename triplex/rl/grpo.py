@@ -41,7 +41,8 @@ class GRPO:
 
     def estimate_advantages(self, batch: Batch, kl_coef: float) -> Batch:
         """`batch` with each token given its response's advantage within the group."""
-        advantage = group_relative(batch.score, self.group_size, self.config.advantage_eps)
+        valid = batch.response_mask.any(1)
+        advantage = group_relative(batch.score, valid, self.group_size, self.config.advantage_eps)
         return replace(batch, advantages=advantage[:, None] * batch.response_mask)
 
     def loss(self, new: TokenOutputs, batch: Batch, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:

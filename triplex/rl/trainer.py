@@ -4,7 +4,7 @@ Legend: B sequences, G responses a prompt, P prompt, R response.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from triplex.models.loading import eos_token_ids
 from triplex.models.policy import Policy
-from triplex.rewards.composite import CompositeReward, RewardOutput
+from triplex.rewards.composite import CompositeReward
+from triplex.rewards.contract import RewardOutput
 from triplex.rl.advantages import zero_variance_frac
 from triplex.rl.batch import Batch
 from triplex.rl.checkpoint import load_checkpoint, save_checkpoint
@@ -51,14 +52,18 @@ class Trainer:
     """One policy learning from one reward; a draw is a function of (seed, epoch, row), so a resumed run is exact."""
 
     def __init__(self, config: TrainConfig, algorithm: PPO | GRPO, policy: Any, reference: Any, tokenizer: Any,
-                 reward: CompositeReward, prompts: Sequence[tuple[str, str]], run: Run) -> None:  # fmt: skip
-        """`policy` and `reference` are causal LMs, the reference frozen; `prompts` are (id, text)."""
+                 reward: CompositeReward, prompts: Sequence[tuple[str, str]], columns: Mapping[str, Sequence[Any]],
+                 run: Run) -> None:  # fmt: skip
+        """`policy` and `reference` are causal LMs, the reference frozen; `prompts` are (id, text).
+
+        `columns` hold what else the reward gets of a prompt, e.g. {"reference": texts}, a value a prompt.
+        """
         check_sizes(config, algorithm, len(prompts))
         check_prompts_fit(policy, tokenizer, prompts, config.max_new_tokens)
         self.config, self.algorithm, self.run = config, algorithm, run
         self.policy = Policy(policy.eval(), value_head=algorithm.value_head)
         self.reference = Policy(reference.requires_grad_(False).eval(), value_head=False)
-        self.tokenizer, self.reward, self.prompts = tokenizer, reward, prompts
+        self.tokenizer, self.reward, self.prompts, self.columns = tokenizer, reward, prompts, columns
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=algorithm.config.learning_rate, eps=1e-5, weight_decay=0.0
         )
@@ -107,9 +112,10 @@ class Trainer:
         self, rows: list[int], responses: Responses, prompt_ids: Tensor, prompt_mask: Tensor
     ) -> tuple[Batch, RewardOutput]:
         """The batch with scores, reference log-probs and, where there is a value head, values."""
-        prompts = [self.prompts[i][1] for i in rows for _ in range(self.algorithm.group_size)]
+        each = [i for i in rows for _ in range(self.algorithm.group_size)]
+        columns = {name: [values[i] for i in each] for name, values in self.columns.items()}
         texts, ids = decode(self.tokenizer, responses)
-        rewards = self.reward.score(prompts, texts, ids)
+        rewards = self.reward.score([self.prompts[i][1] for i in each], texts, ids, **columns)
         inputs = (prompt_ids, prompt_mask, responses.ids, responses.mask)
         references, values = [], []
         for chunk in zip(*(x.split(self.config.micro_batch_size) for x in inputs), strict=True):
@@ -117,7 +123,8 @@ class Trainer:
             if self.algorithm.value_head:
                 values.append(self.policy(*chunk, self.config.temperature).values)
         batch = Batch(
-            prompt_ids=prompt_ids, prompt_mask=prompt_mask, response_ids=responses.ids, response_mask=responses.mask,
+            prompt_ids=prompt_ids, prompt_mask=prompt_mask, response_ids=responses.ids,
+            response_mask=responses.mask & rewards.valid.to(prompt_ids.device)[:, None],
             old_logprobs=responses.logprobs, ref_logprobs=torch.cat(references),
             score=rewards.total.to(prompt_ids.device), values=torch.cat(values) if values else None,
         )  # fmt: skip
@@ -173,10 +180,12 @@ class Trainer:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "completions/mean_length": responses.mask.sum(1).float().mean().item(),
             "completions/terminated_frac": responses.terminated.float().mean().item(),
+            "completions/valid_frac": rewards.valid.float().mean().item(),
         }  # fmt: skip
         if group > 1:
-            row["frac_reward_zero_std"] = zero_variance_frac(batch.score, group).item()
+            row["frac_reward_zero_std"] = zero_variance_frac(batch.score, batch.response_mask.any(1), group).item()
         row |= {f"rewards/{name}": value.mean().item() for name, value in rewards.components.items()}
+        row |= {name: sum(values) / len(values) for name, values in rewards.extras.items()}
         self.metrics.append(row)
         self.kl.update(kl, len(batch))
         if step % self.config.completions_every == 0 or step + 1 == self.config.num_steps:

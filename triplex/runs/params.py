@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.composer import ComposerError
@@ -37,6 +37,15 @@ class ComputeConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(description="dtype of forward and backward passes")
 
 
+def _refuse_null(value: Any) -> Any:
+    if value is None:
+        raise ValueError("null; leave the key out")
+    return value
+
+
+T = TypeVar("T")
+#: an optional key: absent, or with a value, never null
+OrAbsent = Annotated[T | None, BeforeValidator(_refuse_null)]
 Params = TypeVar("Params", bound=BaseModel)
 
 

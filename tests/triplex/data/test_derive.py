@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triplex.data.card import summary
 from triplex.data.derive import DataConfig, Prepared, derive_tables, prepare, row_id
 from triplex.data.rows import Row
+from triplex.data.stories import generate_stories
+from triplex.data.tables import SCHEMAS, read_table, write_table
 from triplex.runs.errors import InputError
 
 NOUNS = ("film", "plot", "cast", "score", "ending", "pace", "hero", "set", "song", "joke")
@@ -99,11 +101,14 @@ ROWS = st.lists(
         st.sampled_from(["a b", "A b", "c d", "e f"]),
         st.lists(st.sampled_from("xyz"), min_size=1, max_size=4).map(lambda letters: " " + " ".join(letters)),
         st.sampled_from([0, 1, None]),
+        reference=st.sampled_from([None, " r", " s"]),
+        passage=st.sampled_from([None, "one passage", "another"]),
     ),
     unique_by=lambda row: row.text,
 )
 
 
+@settings(deadline=None)
 @given(ROWS.flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows))), st.integers(1, 4))
 def test_tables_do_not_depend_on_the_order_of_rows(pair: tuple[list[Row], list[Row]], num_eval_prompts: int) -> None:
     assert derive_tables(pair[0], pair[0], 2, num_eval_prompts) == derive_tables(pair[1], pair[1], 2, num_eval_prompts)
@@ -117,6 +122,44 @@ def test_one_evaluation_row_per_prompt_by_the_hash_of_the_prompt() -> None:
     for row in found:
         texts = [f"{row['prompt']} x y {number}" for number in range(3)]
         assert row["prompt"] + row["completion"] == min(texts, key=lambda t: hashlib.sha256(t.encode()).hexdigest())
+
+
+def test_a_prompt_is_measured_by_its_reference_else_by_its_completion() -> None:
+    rows = [Row("p q", " x y", reference=" gold p"), Row("s t", " u v")]
+    tables = derive_tables(rows, rows, 2, 9)
+    asked = {"p q": " gold p", "s t": " u v"}
+    assert {row["prompt"]: row["reference"] for row in tables["prompts"]} == asked
+    assert {row["prompt"]: row["reference"] for row in tables["eval"]} == asked
+    assert {row["prompt"]: row["completion"] for row in tables["eval"]} == {"p q": " x y", "s t": " u v"}
+
+
+def test_the_reference_is_that_of_the_row_which_stands_for_the_prompt() -> None:
+    rows = [Row("p q", f" x y {number}", reference=f" gold {number}") for number in range(5)]
+    first = min(rows, key=lambda row: hashlib.sha256(row.text.encode()).hexdigest())
+    tables = derive_tables(rows, rows, 2, 9)
+    assert [row["reference"] for row in tables["prompts"]] == [first.reference]
+    assert [(row["completion"], row["reference"]) for row in tables["eval"]] == [(first.completion, first.reference)]
+
+
+def test_the_base_model_reads_the_passage_where_there_is_one() -> None:
+    rows = [Row("p q", " x y", 1, reference=" gold", passage="all of it"), Row("s t", " u v", 0)]
+    tables = derive_tables(rows, [], 2, 9)
+    assert {row["text"]: row["label"] for row in tables["corpus"]} == {"all of it": 1, "s t u v": 0}
+    assert {row["id"] for row in tables["corpus"]} == {row_id("all of it"), row_id("s t u v")}
+    assert {row["id"] for row in tables["sft"]} == {row_id("p q x y"), row_id("s t u v")}
+
+
+def test_every_row_has_the_columns_of_its_table(prepared: Prepared) -> None:
+    for name, table in prepared.tables.items():
+        assert {frozenset(row) for row in table} == {frozenset(SCHEMAS[name].names)}, name
+    assert SCHEMAS["prompts"].names == ["id", "prompt", "reference"]
+    assert SCHEMAS["eval"].names == ["id", "prompt", "completion", "reference", "label"]
+
+
+def test_tables_with_references_are_written_and_read(tmp_path: Path, prepared: Prepared) -> None:
+    for name, rows in prepared.tables.items():
+        write_table(tmp_path / f"{name}.parquet", rows, SCHEMAS[name])
+        assert read_table(tmp_path / f"{name}.parquet", SCHEMAS[name]).to_pylist() == rows
 
 
 def test_short_rows_are_in_the_corpus_alone() -> None:
@@ -134,6 +177,66 @@ def test_given_preferences_are_kept(tmp_path: Path) -> None:
     for row in tables["preferences"]:
         number = row["prompt"].split()[1]
         assert (row["chosen"], row["rejected"]) == (f" yes {number} indeed", f" no {number}")
+
+
+def preference_file(folder: Path, **columns: str) -> dict[str, Any]:
+    names = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"} | columns
+    pairs = [("one side", "fair", "foul"), ("other side", "good", "bad"), ("other side", "good", "bad")]
+    lines = [json.dumps(dict(zip(names.values(), pair, strict=True)) | {"url": "x"}) for pair in pairs]
+    return write_lines(folder / "pairs.jsonl", lines)
+
+
+@pytest.mark.parametrize("columns", [{}, {"prompt": "question", "chosen": "better", "rejected": "worse"}])
+def test_preference_files_take_the_place_of_labelled_pairs(
+    tmp_path: Path, prepared: Prepared, columns: dict[str, str]
+) -> None:
+    file = preference_file(tmp_path, **columns)
+    given = prepare(config(*two_files(tmp_path), preferences={"files": [file], "columns": columns}), seed=0)
+    assert {(row["prompt"], row["chosen"], row["rejected"]) for row in given.tables["preferences"]} == {
+        ("one side", " fair", " foul"),
+        ("other side", " good", " bad"),
+    }
+    for name in ("corpus", "sft", "prompts", "eval"):
+        assert given.tables[name] == prepared.tables[name]
+    assert [source["name"] for source in given.card["sources"]][2:] == [file["path"]]
+    assert given.card["sources"][2]["sha256"] == file["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        pytest.param(['{"text": "one two three four"}'], "no row with two different completions", id="no-pairs"),
+        pytest.param(
+            ['{"prompt": "p", "chosen": "c", "rejected": "c"}'], "no row with two different", id="bad-25-equal-pairs"
+        ),
+        pytest.param(['{"prompt": "p", "chosen": "c"}'], "no column 'rejected'", id="bad-09-no-rejected"),
+        pytest.param(['{"prompt": "p", "chosen": "c", "rejected": null}'], "rejected: holds null", id="bad-07-null"),
+        pytest.param(['{"prompt": " ", "chosen": "c", "rejected": "d"}'], "no row with text", id="bad-03-blank"),
+    ],
+)
+def test_preference_files_without_pairs_are_an_error(tmp_path: Path, lines: list[str], said: str) -> None:
+    file = write_lines(tmp_path / "pairs.jsonl", lines)
+    with pytest.raises(InputError, match=said):
+        prepare(config(*two_files(tmp_path), preferences={"files": [file]}), seed=0)
+
+
+def test_preference_files_are_pinned_by_their_hash(tmp_path: Path) -> None:
+    file = preference_file(tmp_path) | {"sha256": "0" * 64}
+    with pytest.raises(InputError, match=f"pairs.jsonl: SHA-256 is not {'0' * 64}"):
+        prepare(config(*two_files(tmp_path), preferences={"files": [file]}), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("preferences", "said"),
+    [
+        pytest.param(None, "leave the key out", id="bad-38-null"),
+        pytest.param({"files": []}, "at least 1 item", id="bad-40-no-files"),
+        pytest.param({"files": [{"path": "a.csv"}], "columns": {"choosen": "x"}}, "'chosen'", id="bad-36-role"),
+    ],
+)
+def test_a_bad_preference_section_is_refused(preferences: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        config({"path": "a.txt"}, preferences=preferences)
 
 
 def test_a_row_of_a_given_pair_is_in_no_other_pair() -> None:
@@ -196,6 +299,22 @@ def test_embedded_reviews_make_every_table() -> None:
     first, second = (prepare(DataConfig.model_validate(values), seed=2) for _ in range(2))
     assert first == second
     assert all(first.tables[name] for name in ("corpus", "sft", "prompts", "eval"))
+
+
+def test_embedded_stories_make_every_table_that_a_plan_needs() -> None:
+    """The response is a plan, the reference what follows it; the base model reads whole stories, plan and all."""
+    values = {**PLAIN, "max_words": 160, "source": {"kind": "stories", "num_stories": 60}}
+    first, second = (prepare(DataConfig.model_validate(values), seed=2) for _ in range(2))
+    assert first == second
+    stories = {story.prompt: story for story in generate_stories(60, 2)}
+    for table in ("prompts", "eval"):
+        assert first.tables[table]
+        for row in first.tables[table]:
+            assert row["reference"] == stories[row["prompt"]].reference
+    assert all(row["completion"] == stories[row["prompt"]].plan for row in first.tables["sft"])
+    asked = {row["prompt"] for row in first.tables["prompts"]}
+    assert {row["text"] for row in first.tables["corpus"]} == {stories[prompt].text for prompt in asked}
+    assert not asked & {row["prompt"] for row in first.tables["eval"]}
 
 
 def test_limits_that_leave_no_row_are_refused() -> None:

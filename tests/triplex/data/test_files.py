@@ -94,7 +94,24 @@ BROKEN = '{"text": "x"}\n' * 5000 + '{"text": "x\n' + '{"text": "x"}\n' * 4999
         pytest.param(
             write("a.jsonl", BROKEN), ["a.jsonl line 5001 column", "one whole JSON"], id="bad-12-jsonl-broken-line"
         ),
-        pytest.param(write("a.jsonl", '[{"text": "a"}]'), ["line 1", "array", "jq -c"], id="bad-13-json-array"),
+        pytest.param(write("a.jsonl", '[{"text": "a"}]'), ["line 1", "array", "to .json"], id="bad-13-json-array"),
+        pytest.param(write("a.json", "[]"), ["a.json", "no rows"], id="bad-02-json-no-rows"),
+        pytest.param(
+            write("a.json", '[{"a": 1},\n {"a": 2},\n {"a": }]'),
+            ["a.json line 3 column 8", "Expecting value"],
+            id="bad-12-json-broken",
+        ),
+        pytest.param(write("a.json", '[{"a": 1}'), ["line 1 column 10", "one array of"], id="bad-12-json-cut"),
+        pytest.param(
+            write("a.json", '{"a": 1}\n{"a": 2}\n'), ["line 2", "Extra data", ".jsonl"], id="bad-13-json-lines-as-json"
+        ),
+        pytest.param(write("a.json", '{"rows": [{"a": 1}]}'), ["holds dict", "not an array"], id="bad-13-json-object"),
+        pytest.param(write("a.json", '"text"'), ["holds str"], id="bad-13-json-text"),
+        pytest.param(write("a.json", '[{"a": 1}, ["b"]]'), ["a.json object 2", "holds list"], id="bad-14-json-element"),
+        pytest.param(write("a.json", '[{"a": NaN}]'), ["NaN is not JSON"], id="bad-14-json-array-nan"),
+        pytest.param(write("a.json", "[" * 99999), ["a.json", "recursion"], id="bad-14-json-array-deep"),
+        pytest.param(write("a.json", '[{"a": ' + "9" * 5000 + "}]"), ["digits"], id="bad-14-json-array-huge-number"),
+        pytest.param(write("a.json", '["caf\xe9"]'.encode("latin-1")), ["byte 5 (0xe9)"], id="bad-16-latin-1-json"),
         pytest.param(write("a.jsonl", '{"r": 1}\n{"r": NaN}\n'), ["line 2", "NaN is not JSON"], id="bad-14-json-nan"),
         pytest.param(write("a.jsonl", '{"r": -Infinity}\n'), ["line 1", "-Infinity"], id="bad-14-json-infinity"),
         pytest.param(write("a.jsonl", "[" * 99999), ["line 1"], id="bad-14-json-deep-array"),
@@ -158,6 +175,9 @@ def test_a_bad_file_is_an_error_in_words(tmp_path: Path, make: Make, words: list
         pytest.param("a.txt", b"\xef\xbb\xbfone\ntwo", [{"text": "one\n"}, {"text": "two"}], id="bad-15-bom-txt"),
         pytest.param("a.jsonl", b'\xef\xbb\xbf{"text": "a"}\n', [{"text": "a"}], id="bad-15-bom-jsonl"),
         pytest.param("a.csv", b"\xef\xbb\xbftext\na\n", [{"text": "a"}], id="bad-15-bom-csv"),
+        pytest.param("a.json", b'\xef\xbb\xbf[{"text": "a"}]', [{"text": "a"}], id="bad-15-bom-json"),
+        pytest.param("a.json", b'[\r\n {"n": 1},\r\n\r\n {"n": [2]}\r\n]\r\n', [{"n": 1}, {"n": [2]}], id="json-array"),
+        pytest.param("a.JSON", '[{"text": "a\u2028b\\u00e9"}]'.encode(), [{"text": "a\u2028b\u00e9"}], id="escape"),
         pytest.param("a.jsonl", b'{"n": 1}\r\n\r\n{"n": 2}\r\n', [{"n": 1}, {"n": 2}], id="bad-17-crlf"),
         pytest.param("a.txt", "a\u2028b\x85c\n".encode(), [{"text": "a\u2028b\x85c\n"}], id="bad-17-one-line"),
         pytest.param(
@@ -209,6 +229,8 @@ def test_bad_31_a_quoted_newline_at_the_end_of_a_block_is_read(tmp_path: Path, m
 def test_records_say_where_they_stand(tmp_path: Path) -> None:
     lines = open_file(write("a.jsonl", '{"a": 1}\n\n{"a": 2}\n')(tmp_path)).records()
     assert [record.where for record in lines] == [f"{tmp_path}/a.jsonl line 1", f"{tmp_path}/a.jsonl line 3"]
+    objects = open_file(write("a.json", '[{"a": 1},\n\n{"a": 2}]')(tmp_path)).records()
+    assert [record.where for record in objects] == [f"{tmp_path}/a.json object 1", f"{tmp_path}/a.json object 2"]
     rows = open_file(write("a.csv", 'a\n"x\ny"\nz\n')(tmp_path)).records()
     assert [record.where for record in rows] == [f"{tmp_path}/a.csv row 1", f"{tmp_path}/a.csv row 2"]
 

@@ -3,7 +3,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triplex.data.files import Record
@@ -43,6 +43,13 @@ def conversation(*turns: str) -> list[dict[str, str]]:
         ({"prompt": " a \n", "completion": "b\n", "label": "pos"}, Row("a", " \nb", 1)),
         ({"prompt": "a", "completion": "\tb"}, Row("a", "\tb")),
         ({"prompt": "a", "chosen": "b", "rejected": " c"}, Row("a", " b", None, " c")),
+        ({"prompt": "a", "completion": "b", "reference": "c"}, Row("a", " b", reference=" c")),
+        ({"prompt": "a ", "completion": "b", "reference": " c\n", "label": 0}, Row("a", " b", 0, reference="  c")),
+        (
+            {"prompt": "a", "completion": "b", "reference": "c", "text": " a b\nc "},
+            Row("a", " b", reference=" c", passage="a b\nc"),
+        ),
+        ({"prompt": "a", "completion": "b", "reference": "c", "text": " "}, Row("a", " b", reference=" c")),
         (
             {"messages": conversation("system: s", "user: u", "assistant: a", "user: v", "assistant: b", "user: w")},
             Row("s\nu\na\nv", "\nb"),
@@ -53,6 +60,23 @@ def test_each_form_becomes_a_row(value: dict[str, Any], expected: Row) -> None:
     assert row(**value) == expected
 
 
+def test_the_reference_is_no_part_of_the_text() -> None:
+    assert row(prompt="a", completion="b", reference="c").text == "a b"
+
+
+@settings(deadline=None)
+@given(TEXTS, TEXTS, TEXTS)
+def test_a_reference_is_read_as_a_completion_is(prompt: str, completion: str, reference: str) -> None:
+    found, _ = rows({"prompt": prompt, "completion": completion, "reference": reference}, max_words=6)
+    halves = [
+        rows({"prompt": prompt, "completion": completion}, max_words=6)[0],
+        rows({"prompt": prompt, "completion": reference}, max_words=6)[0],
+    ]
+    expected = [(a.prompt, a.completion, b.completion) for a, b in zip(*halves, strict=False)]
+    assert [(one.prompt, one.completion, one.reference) for one in found] == expected
+
+
+@settings(deadline=None)
 @given(text=TEXTS, prompt_words=st.integers(1, 4))
 def test_prompt_and_completion_are_the_cleaned_text(text: str, prompt_words: int) -> None:
     found, _ = rows({"text": text}, prompt_words=prompt_words, max_words=10**6)
@@ -61,12 +85,14 @@ def test_prompt_and_completion_are_the_cleaned_text(text: str, prompt_words: int
     assert all(len(words(one.prompt)) == min(prompt_words, len(words(cleaned))) for one in found)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_cleaning_is_stable_and_in_nfc(text: str) -> None:
     once = clean(text, "here", Counter())
     assert clean(once, "here", Counter()) == once == unicodedata.normalize("NFC", once)
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_a_pair_keeps_its_words(prompt: str, completion: str) -> None:
     found, _ = rows({"prompt": prompt, "completion": completion}, max_words=10**6)
@@ -90,6 +116,22 @@ def test_a_pair_keeps_its_words(prompt: str, completion: str) -> None:
             [{"text": "a", "chosen": "b", "rejected": "c"}], "line 1", "no column 'prompt'", id="bad-09-prompt-of-pair"
         ),
         pytest.param([{"prompt": "a"}], "line 1", "no column 'completion'", id="bad-09-prompt-alone"),
+        pytest.param(
+            [{"prompt": "a", "reference": "b"}], "line 1", "no column 'completion'", id="bad-09-reference-alone"
+        ),
+        pytest.param([{"text": "a", "reference": "b"}], "line 1", "no column", id="bad-09-reference-of-a-text"),
+        pytest.param(
+            [{"prompt": "a", "chosen": "b", "rejected": "c", "reference": "d"}],
+            "line 1",
+            "several forms: chosen, prompt, reference, rejected",
+            id="bad-09-reference-of-a-pair",
+        ),
+        pytest.param(
+            [{"prompt": "a", "completion": "b", "reference": None}], "reference", "null", id="bad-07-null-reference"
+        ),
+        pytest.param(
+            [{"prompt": "a", "completion": "b", "reference": "c", "text": 1}], ": text", "int", id="bad-06-passage"
+        ),
         pytest.param([{}], "line 1", "no column 'text'", id="bad-09-nothing"),
         pytest.param([{"text": "a", "messages": []}], "line 1", "several forms", id="bad-09-two-forms"),
         pytest.param([{"id": 7, "text": "a"}, {"id": 7, "text": "b"}], "line 2", "as in line 1", id="bad-10-id"),
@@ -131,6 +173,13 @@ def test_a_bad_row_is_an_error_in_words(values: list[dict[str, Any]], where: str
             {"prompt": "p " * 8, "completion": "c d"}, {"truncated": 1}, Row("p p p p p p p p", " c"), id="bad-23-room"
         ),
         pytest.param({"prompt": "p", "completion": " "}, {"empty": 1}, None, id="bad-24-empty-completion"),
+        pytest.param(
+            {"prompt": "p", "completion": "c", "reference": " "}, {"empty": 1}, None, id="bad-24-empty-reference"
+        ),
+        pytest.param(
+            {"prompt": "p " * 7, "completion": "c", "reference": "r s t"}, {"truncated": 1},
+            Row("p p p p p p p", " c", reference=" r s"), id="bad-19-long-reference",
+        ),
         pytest.param(
             {"prompt": "p", "chosen": "c", "rejected": " c "}, {"equal_pairs": 1}, Row("p", " c"), id="bad-25-equal"
         ),

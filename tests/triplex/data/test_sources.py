@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from triplex.data.files import Record
 from triplex.data.reviews import generate_reviews
 from triplex.data.sources import Material, Source, Stream, by_role, open_source
+from triplex.data.stories import generate_stories
 from triplex.runs.errors import InputError
 
 SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
@@ -73,6 +74,25 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_embedded_reviews_are_those_of_the_seed() -> None:
     (stream,) = open_as("embedded", num_reviews=20).train
     assert values(stream) == [{"text": review.text, "label": review.label} for review in generate_reviews(20, 5)]
+
+
+def test_embedded_stories_are_those_of_the_seed() -> None:
+    (stream,) = open_as("stories", num_stories=20).train
+    expected = [
+        {"prompt": story.prompt, "completion": story.plan, "reference": story.reference, "text": story.text}
+        for story in generate_stories(20, 5)
+    ]
+    assert values(stream) == expected
+    assert values(stream) == []  # read once
+    assert open_as("stories", num_stories=1).held_out is None
+
+
+def test_a_json_array_is_a_file_like_others(tmp_path: Path) -> None:
+    text = '[{"body": "one", "gold": "two"}, {"body": "three", "gold": "four"}]'
+    columns = {"prompt": "body", "reference": "gold"}
+    for file in (write_file(tmp_path / "a.json", text), write_file(tmp_path / "b.data", text, format="json")):
+        (stream,) = open_as("files", files=[file], columns=columns).train
+        assert values(stream) == [{"prompt": "one", "reference": "two"}, {"prompt": "three", "reference": "four"}]
 
 
 def test_files_with_constant_labels(tmp_path: Path) -> None:
@@ -152,13 +172,18 @@ def test_bad_09_a_named_column_that_is_missing_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"kind": "embeded"}, "'embedded', 'files', 'hub'"),
+        ({"kind": "embeded"}, "'embedded', 'stories', 'files', 'hub'"),
         ({"kind": "embedded", "num_reviews": 0}, "greater than or equal to 1"),
+        ({"kind": "stories", "num_stories": 0}, "greater than or equal to 1"),
+        ({"kind": "stories", "num_reviews": 5}, "Extra inputs"),
         ({"kind": "files", "files": []}, "at least 1 item"),
         ({"kind": "files", "files": [{"path": "a.txt", "label": 2}]}, "0 or 1"),
         ({"kind": "files", "files": [{"path": "a.txt", "label": None}]}, "leave the key out"),
         ({"kind": "files", "files": [{"path": "a.csv", "delimiter": "::"}]}, "at most 1 character"),
-        ({"kind": "files", "files": [{"path": "a.neg", "format": ".txt"}]}, "'txt', 'csv', 'jsonl' or 'parquet'"),
+        (
+            {"kind": "files", "files": [{"path": "a.neg", "format": ".txt"}]},
+            "'txt', 'csv', 'json', 'jsonl' or 'parquet'",
+        ),
         ({"kind": "files", "files": [{"path": "a.csv", "sha256": None}]}, "leave the key out"),
         ({"kind": "files", "files": [{"path": "a.csv"}], "columns": {"txt": "body"}}, "'text'"),
         ({"kind": "hub", "name": "org/x", "split": "train", "config": None}, "leave the key out"),

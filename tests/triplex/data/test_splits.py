@@ -1,7 +1,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from triplex.data.rows import Row
@@ -11,9 +11,16 @@ from triplex.runs.errors import InputError
 WORD = st.sampled_from(["a", "A", "b", "c", "é"])
 PROMPT = st.lists(WORD, min_size=1, max_size=3).map(" ".join)
 LABEL = st.sampled_from([0, 1, None])
-ROWS = st.lists(st.builds(Row, PROMPT, PROMPT.map(lambda text: f" {text}"), LABEL), max_size=30)
+OTHER = st.sampled_from([None, " x", " y"])
+ROWS = st.lists(
+    st.builds(
+        Row, PROMPT, PROMPT.map(lambda text: f" {text}"), LABEL, reference=OTHER, passage=st.sampled_from([None, "z"])
+    ),
+    max_size=30,
+)
 
 
+@settings(deadline=None)
 @given(ROWS, ROWS, st.floats(0.1, 0.9))
 def test_more_rows_never_move_the_old_ones(old: list[Row], new: list[Row], eval_frac: float) -> None:
     train, held_out = split(old, eval_frac)
@@ -22,6 +29,7 @@ def test_more_rows_never_move_the_old_ones(old: list[Row], new: list[Row], eval_
     assert set(held_out) <= set(more_held_out)
 
 
+@settings(deadline=None)
 @given(ROWS, st.floats(0.1, 0.9))
 @example([Row("a", " a A", 0), Row("a a", " a", 0), Row("a", " a", 0)], 0.5)
 def test_the_two_sides_are_the_rows_and_share_no_prompt(rows: list[Row], eval_frac: float) -> None:
@@ -31,6 +39,7 @@ def test_the_two_sides_are_the_rows_and_share_no_prompt(rows: list[Row], eval_fr
     check_overlap(train, held_out)
 
 
+@settings(deadline=None)
 @given(ROWS.flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows))))
 def test_removing_duplicates_does_not_depend_on_the_order(pair: tuple[list[Row], list[Row]]) -> None:
     counts = [Counter(), Counter()]
@@ -70,6 +79,16 @@ def test_prompts_that_differ_in_case_and_spacing_are_one_group() -> None:
             {Row("a", " b", None, " c"), Row("a", " b", None, " d")},
             {"duplicates": 1},
             id="pairs-stay",
+        ),
+        pytest.param(
+            [
+                Row("a", " b", reference=" d"),
+                Row("a", " b", reference=" c", passage="z"),
+                Row("a", " b", 1, None, " d"),
+            ],
+            {Row("a", " b", 1, None, " c", "z")},
+            {"duplicates": 2},
+            id="first-reference-with-its-passage",
         ),
     ],
 )

@@ -54,6 +54,53 @@ def test_a_response_without_a_value_is_left_out(finished_run):
     assert measures["perplexity_phrase"].models["base"] == (None, None, None)
 
 
+def keys(evaluation, samples):
+    return [measure.key for measure in compare(evaluation, samples, seed=1)]
+
+
+def test_what_the_reward_does_not_have_is_no_measure(finished_run, measures):
+    assert {"sentiment", "improvement_pct", "overlap"} & set(measures) == {"sentiment"}
+    without = finished_run.samples.drop_columns(["sentiment"])
+    assert set(measures) - set(keys(finished_run.evaluation, without)) == {"sentiment"}
+
+
+def test_improvement_and_overlap_are_measures_where_the_reward_has_them(finished_run):
+    num = len(finished_run.samples)
+    samples = finished_run.samples
+    for name, values in {"improvement_pct": [i % 7 - 2.5 for i in range(num)], "overlap": [0.5] * num}.items():
+        samples = samples.append_column(name, pa.array(values))
+    found = {measure.key: measure for measure in compare(finished_run.evaluation, samples, seed=1)}
+    improvement, overlap = found["improvement_pct"], found["overlap"]
+    assert (improvement.label, improvement.unit, overlap.label, overlap.unit) == (
+        "Improvement", "per cent", "Overlap", "share",
+    )  # fmt: skip
+    for model, estimate in improvement.models.items():
+        assert estimate.value == pytest.approx(column(samples, model, "improvement_pct").mean())
+        assert estimate.low < estimate.value < estimate.high
+    assert overlap.models["ppo"] == (0.5, 0.5, 0.5)
+    order = list(found)
+    assert order.index("sentiment") < order.index("improvement_pct") < order.index("overlap") < order.index("kl")
+
+
+def test_findings_tell_of_what_was_paired(finished_run):
+    paired = dict(finished_run.evaluation["paired"]["ppo"])
+    del paired["sentiment"]
+    above, below = {"diff": 1.5, "ci_low": 1.2, "ci_high": 1.8}, {"diff": -1.5, "ci_low": -1.8, "ci_high": -1.2}
+    noise = {"diff": 1.5, "ci_low": -0.2, "ci_high": 3.2}
+    models = {"ppo": paired | {"improvement_pct": above}, "grpo": paired | {"improvement_pct": below}, "base": paired}
+    models["other"] = {"improvement_pct": noise}
+    told = findings(finished_run.evaluation | {"paired": models})
+    assert [found.measure for found in told["ppo"]] == ["reward", "improvement", "repetition", "length"]
+    assert [found.measure for found in told["base"]] == ["reward", "repetition", "length"]
+    assert told["ppo"][1] == (
+        "improvement", "makes the human text likelier by 1.5 points more", "95 % interval 1.2 to 1.8",
+    )  # fmt: skip
+    assert told["grpo"][1][1:] == ("makes the human text likelier by 1.5 points less", "95 % interval 1.2 to 1.8")
+    assert told["other"] == [
+        ("improvement", "within noise: differs from SFT by 1.5", "95 % interval −0.2 to 3.2")
+    ]  # fmt: skip
+
+
 def test_findings_say_what_beats_what_and_what_is_noise(finished_run):
     told = {
         model: {f.measure: (f.sentence, f.interval) for f in found}

@@ -9,9 +9,18 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from triplex.evaluation.plots import COLOURS, THEMES, distribution_pictures, running_mean, training_pictures
+from triplex.evaluation.comparison import Estimate, Measure
+from triplex.evaluation.plots import (
+    COLOURS,
+    THEMES,
+    _end_near_the_others,
+    distribution_pictures,
+    running_mean,
+    training_pictures,
+)
 
 # linear sRGB as a protanope, a deuteranope, a tritanope sees it: Machado, Oliveira, Fernandes 2009, severity 1
 SIGHT = {
@@ -140,3 +149,19 @@ def test_running_mean_follows_shift_and_reversal():
 def test_running_mean_edges():
     assert running_mean(np.array([2.0])) == pytest.approx([2.0])
     assert running_mean(np.full(50, 0.3)) == pytest.approx(np.full(50, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ((-1000.0, 10.0, 20.0), (-80.0, 20.0)),  # four times the second longest
+        ((-100.0, 10.0, 20.0), (-100.0, 20.0)),
+        ((5.0,), (0.0, 5.0)),
+    ],
+)
+def test_one_bar_out_of_scale_does_not_hide_the_others(values: tuple[float, ...], limits: tuple[float, float]) -> None:
+    axes = Figure().subplots()
+    axes.set_xlim(min(0.0, *values, 0.0), max(0.0, *values, 0.0))
+    models = {str(i): Estimate(value, value, value) for i, value in enumerate(values)}
+    _end_near_the_others(axes, Measure("x", "X", "", "", 1, models))
+    assert axes.get_xlim() == limits

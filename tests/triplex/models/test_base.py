@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from triplex.models.base import BaseConfig, base_model
+from triplex.models.optim import OptimConfig
 from triplex.models.saving import save_model
 from triplex.models.scratch import ScratchConfig
 from triplex.models.sources import FolderConfig
-from triplex.models.training import OptimConfig
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_tree
 from triplex.runs.stage import Run

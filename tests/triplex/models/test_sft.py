@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.models.sft import SFTConfig, fine_tune
-from triplex.models.training import LoraConfig, OptimConfig
 from triplex.runs.errors import InputError
 from triplex.runs.stage import Run
 

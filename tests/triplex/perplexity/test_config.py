@@ -10,6 +10,7 @@ from triplex.runs.params import Section, read_params
 PARAMS = """
 perplexity:
   max_tokens_per_batch: 100
+  template: "{prompt} Plan: {response}"
   word_pool: {kind: mean}
   phrase_pool: {kind: cvar, q: 0.5}
   sentence_pool: {kind: lme, lambda: 1}
@@ -44,9 +45,24 @@ def test_each_level_gets_its_pool(tmp_path: Path) -> None:
         (", q: 0.5", "", "phrase_pool.cvar.q: missing"),
         ("kind: mean", "kind: median", "'median'"),
         ("max_tokens_per_batch: 100", "max_tokens_per_batch: 0", "max_tokens_per_batch = 0"),
+        ("{response}", "", "perplexity.template = '{prompt} Plan: ': holds {response} 0 times, it must hold it once"),
+        ("{prompt}", "{response}", "holds {response} 2 times, it must hold it once"),
+        ("Plan:", "{prompt}", "holds {prompt} 2 times, once is the most"),
+        ("{prompt}", "{promt}", "holds {promt}; known are {prompt} and {response}"),
+        ('template: "{prompt} Plan: {response}"', "", "perplexity.template: missing"),
     ],
 )
 def test_a_mistake_names_its_key(tmp_path: Path, good: str, bad: str, named: str) -> None:
     with pytest.raises(InputError) as error:
         read(tmp_path, PARAMS.replace(good, bad))
     assert named in str(error.value)
+
+
+def test_a_context_is_filled_in_one_pass(tmp_path: Path) -> None:
+    config = read(tmp_path, PARAMS)
+    assert config.context("A", " B") == "A Plan:  B"
+    assert config.context("A {response} {", "{prompt}\\1 }") == "A {response} { Plan: {prompt}\\1 }"
+    assert config.context("A", "") == "A Plan: "
+    alone = read(tmp_path, PARAMS.replace("{prompt} Plan: ", ""))
+    assert alone.context("A", "B") == "B"
+    assert read(tmp_path, PARAMS.replace("Plan:", "{} {a b}")).context("A", "B") == "A {} {a b} B"

@@ -143,3 +143,23 @@ def test_steps_that_do_not_ascend_are_refused(steps: Steps, named: str) -> None:
         step_reward(GRID, steps)
     with pytest.raises(ValueError, match=f"their {named} do not ascend"):
         interpolated_reward(GRID, steps)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param((-0.5, 0.5, 1.0), id="40-negative"),
+        pytest.param((0.0, 0.0, 0.0), id="40-sum-0"),
+        pytest.param((0.5, 0.5, 0.5), id="40-sum-above-1"),
+        pytest.param((math.nan, 0.5, 0.5), id="40-nan"),
+        pytest.param((0.5, 0.5), id="40-two"),
+        pytest.param((0.25, 0.25, 0.25, 0.25), id="40-four"),
+        pytest.param((), id="40-none"),
+    ],
+)
+def test_weights_that_are_none_are_refused(weights: tuple[float, ...]) -> None:
+    for function in (improvement_pct, weighted_ppl_improvement_pct):
+        with pytest.raises(ValueError, match=r"weights = \[.*three numbers from 0 on.* that sum to 1"):
+            function(nats(20, 30, 40), nats(20, 30, 40), weights)
+    with pytest.raises(ValueError, match="weights"):
+        weighted_perplexity(nats(20, 30, 40), weights)

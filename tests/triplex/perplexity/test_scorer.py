@@ -165,7 +165,7 @@ def test_a_text_that_begins_inside_a_token_is_an_error_or_scored_as_sampled(
     assert second.offsets[-1][1] == len("il fast")
 
 
-def test_empty_texts_and_no_texts_have_values(scorer: FrozenScorer) -> None:
+def test_24_empty_texts_and_no_texts_have_values(scorer: FrozenScorer) -> None:
     empty = scorer.score(["The lamp", ""], ["", ""])
     assert [one.levels.tolist() for one in empty] == [[0.0] * 4] * 2
     assert all(len(one.nats) == len(one.offsets) == 0 for one in empty)
@@ -173,29 +173,33 @@ def test_empty_texts_and_no_texts_have_values(scorer: FrozenScorer) -> None:
     assert scorer.level_nats([], []).shape == (0, 4)
 
 
-UNICODE = [
-    "今天天气好",
-    "👩\u200d👩\u200d👧",
-    "שלום",
-    "?!...",
-    "x",
-    " ",
-    "\n\n",
-    "a\u00a0.",
-    "e\u0301",
-    "ภาษา",
-    "\x00",
-    "\ufffd",
-]
+ONE_WORD = {
+    "20-emoji-zwj": "👩\u200d👩\u200d👧",
+    "20-right-to-left": "שלום",
+    "20-combining": "e\u0301",
+    "21-punctuation": "?!...",
+    "21-space": " ",
+    "21-blank-lines": "\n\n",
+    "21-no-break-space": "a\u00a0.",
+    "22-one-token": "x",
+    "22-one-word": " kettle",
+    "17-nul": "\x00",
+    "17-replacement": "\ufffd",
+    "17-line-separator": "\u2028",
+}
+WORDS = {"20-cjk": "今天天气好", "20-thai": "ภาษา", "20-mixed": "שלום. 👩\u200d👧 今天!"}
 
 
-def test_levels_are_finite_for_any_script_and_one_word_has_one_value(scorer: FrozenScorer) -> None:
-    levels = scorer.level_nats(["The print"] * len(UNICODE), UNICODE)
-    assert levels.isfinite().all()
-    assert (levels > 0).all()
-    for text, row in zip(UNICODE, levels.tolist(), strict=True):
-        if text not in ("今天天气好", "ภาษา"):
-            assert row == pytest.approx([row[0]] * 4)
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in (ONE_WORD | WORDS).items()])
+def test_levels_have_a_value_for_any_script_and_one_word_has_one_value(text: str, scorer: FrozenScorer) -> None:
+    (scored,) = scorer.score(["The print"], [text])
+    assert scored.levels.isfinite().all()
+    assert (scored.levels > 0).all()
+    assert len(scored.nats) >= 1
+    if text in ONE_WORD.values():
+        assert scored.levels.tolist() == pytest.approx([scored.nats.mean().item()] * 4)
+    else:
+        assert len(set(scored.levels.tolist())) > 1
 
 
 def test_levels_of_the_scorer_are_those_of_its_nats_by_hand(gpt2: Any, tiny_tokenizer: Any) -> None:
@@ -255,7 +259,7 @@ def test_the_first_token_of_a_text_without_context_follows_the_end_token_or_is_a
         without.token_nats(["It", ""], [" was", "It was"])
 
 
-def test_a_text_longer_than_the_model_is_refused_by_row_count_and_limit(
+def test_23_a_text_longer_than_the_model_is_refused_by_row_count_and_limit(
     scorer: FrozenScorer, tiny_tokenizer: Any
 ) -> None:
     longest = " I" * 64  # one token each; with the opening token 65, of which 64 are read and 64 predicted
@@ -263,6 +267,20 @@ def test_a_text_longer_than_the_model_is_refused_by_row_count_and_limit(
     assert len(scorer.token_nats([""], [longest])[0]) == 64
     with pytest.raises(InputError, match="row 1: 66 tokens of context and text, the model takes 64"):
         scorer.score(["", ""], ["I", longest + " I"])
+
+
+def test_what_fits_is_what_is_not_refused(scorer: FrozenScorer, tiny_lm: TinyLM) -> None:
+    assert scorer.fits(["", "", "I", "I"], [" I" * 64, " I" * 65, " I" * 63, " I" * 64]) == [True, False, True, False]
+    assert scorer.fits([], []) == []
+    byte_level, decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    ends = FrozenScorer(tiny_lm(), train_bpe(byte_level, decoder, eos_token="<s>"))  # it opens only what has no context
+    for context, text in (("", "I" * 64), ("", "I" * 65), ("I", "I" * 64), ("I", "I" * 65)):
+        (fits,) = ends.fits([context], [text])
+        if fits:
+            assert len(ends.token_nats([context], [text])[0]) == 64
+        else:
+            with pytest.raises(InputError, match="66 tokens of context and text"):
+                ends.token_nats([context], [text])
 
 
 def test_numbers_that_are_not_finite_are_refused_by_row(tiny_lm: TinyLM, tiny_tokenizer: Any) -> None:
@@ -331,3 +349,58 @@ def test_faults_planted_in_a_text_move_the_levels_of_a_trained_model_differently
     # the share of a fault that shows in the worst sentence: large when it is one sentence, small when it is spread out
     by_words, by_sentence = ((faulty[3] - sound[3]) / (faulty[0] - sound[0]) for faulty in (words, sentence))
     assert by_sentence > 1.5 * by_words
+
+
+def test_a_text_that_spells_a_special_token_is_text(scorer: FrozenScorer, tiny_tokenizer: Any) -> None:
+    """Else whoever writes it would end the text before it, and pay one token for thirteen characters."""
+    end = tiny_tokenizer.eos_token
+    special = {tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id}
+    for context, text in (("The lamp", f" broke{end} again"), (f"The {end}lamp", " broke"), ("", "<|pad|>")):
+        (row,) = scorer._encode([context], [text], strict_boundary=True, names=None)
+        assert not special & set(row.ids[1:])
+        assert tiny_tokenizer.decode(row.ids[1:]) == context + text
+        (scored,) = scorer.score([context], [text])
+        assert [text[first:last] for first, last in scored.offsets] == [
+            tiny_tokenizer.decode([token]) for token in row.ids[row.num_given :]
+        ]
+    assert tiny_tokenizer(end, add_special_tokens=False)["input_ids"] == [tiny_tokenizer.eos_token_id]
+
+
+def byte_fallback() -> PreTrainedTokenizerFast:
+    """A unigram vocabulary that spells what it does not know in bytes, as those of Llama and Mistral do."""
+    pieces = ["▁", "a", "b", "i", "t", "▁a", "▁it", "▁bat", "."]
+    vocabulary = [("<unk>", 0.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256)), *((p, -2.0) for p in pieces)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    tokenizer.add_special_tokens(["<s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
+
+
+def test_tokens_of_single_bytes_belong_to_the_word_of_their_character(tiny_lm: TinyLM) -> None:
+    tokenizer = byte_fallback()
+    scorer = FrozenScorer(loud(tiny_lm()), tokenizer, pools=PLAIN_POOLS)
+    (scored,) = scorer.score(["a bat."], [" it éé 👩. a"])
+    nats = scored.nats.tolist()
+    # it | space, two letters of two bytes, space, a sign of four bytes, full stop: signs join the word before | a
+    sizes = [1, 1 + 4 + 1 + 4 + 1, 1]
+    assert sum(sizes) == len(nats)
+    words = [nats[sum(sizes[:n]) : sum(sizes[: n + 1])] for n in range(len(sizes))]
+    assert scored.levels[1].item() == pytest.approx(sum(sum(word) / len(word) for word in words) / len(words), rel=1e-5)
+    spelled = scorer.score(["a bat."], [" <s> a"])[0]
+    assert len(spelled.nats) == 1 + 3 + 1  # "<", "s" and ">" in bytes, not one special token
+    together = scorer.level_nats(["a bat."] * 3, [" it éé 👩. a", " <s> a", " 今天"])
+    assert together.isfinite().all()
+    torch.testing.assert_close(together[0], scored.levels, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
+def test_bfloat16_gives_the_same_numbers_alone_and_in_a_batch_to_a_tenth_of_a_nat(
+    architecture: str, tiny_tokenizer: Any, tiny_lm: TinyLM
+) -> None:
+    """Logits of 8 to 16 are 0.0625 apart in bfloat16; the nats here go up to that and beyond."""
+    scorer = FrozenScorer(loud(tiny_lm(architecture=architecture)).to(torch.bfloat16), tiny_tokenizer)
+    together = scorer.token_nats(CONTEXTS, TEXTS)
+    alone = [scorer.token_nats([context], [text])[0] for context, text in ROWS]
+    assert_same_nats(alone, together, tolerance=0.1)
+    assert torch.cat(together).std() > 1

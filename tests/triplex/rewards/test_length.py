@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from triplex.rewards.length import LengthConfig, LengthReward
 
 
-def reward(min_tokens: int, max_tokens: int, *lengths: int) -> list[float | None]:
+def reward(min_tokens: int, max_tokens: int, *lengths: int) -> list[float]:
     band = LengthReward(LengthConfig(weight=1.0, min_tokens=min_tokens, max_tokens=max_tokens))
     return band([""] * len(lengths), [""] * len(lengths), [[5] * length for length in lengths])
 
@@ -26,7 +26,7 @@ def test_band_of_one_length() -> None:
 
 
 def test_never_rises_away_from_the_band() -> None:
-    values = [value for value in reward(20, 40, *range(100)) if value is not None]
+    values = reward(20, 40, *range(100))
     assert values[:21] == sorted(values[:21])
     assert values[40:] == sorted(values[40:], reverse=True)
     assert all(-1 <= value <= 0 for value in values)

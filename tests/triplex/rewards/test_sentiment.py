@@ -1,163 +1,116 @@
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
-from triplex.models.loading import load_classifier
 from triplex.models.saving import save_model
-from triplex.models.sources import FolderConfig
-from triplex.models.training import OptimConfig
 from triplex.rewards.sentiment import (
     ClassifierSentiment,
+    GradedSentiment,
     SentimentConfig,
-    TrainedClassifier,
-    Vader,
     VaderSentiment,
-    classifier_batch,
-    labelled,
-    make_classifier,
-    measure_accuracy,
+    load_sentiment,
 )
 from triplex.runs.errors import InputError
-from triplex.runs.files import sha256_tree
-from triplex.runs.stage import Run
 
-WORDS = {1: ["good", "great", "bright", "cheap"], 0: ["bad", "broke", "small", "back"]}
-Row = dict[str, Any]
-
-
-def rows(num: int, seed: int) -> list[Row]:
-    """Reviews of which one word says whether they are positive."""
-    drawn = random.Random(seed)
-    made = []
-    for index in range(num):
-        label = index % 2
-        prompt = f"The {drawn.choice(['tea', 'lamp', 'chair', 'book'])} is"
-        completion = f" {drawn.choice(WORDS[label])}" + drawn.choice([".", "!", " and I like it.", " after a week."])
-        made.append({"prompt": prompt, "completion": completion, "label": label})
-    return made
-
-
-def trained(num_examples: int = 160) -> SentimentConfig:
-    optim = OptimConfig(
-        num_epochs=6, batch_size=16, learning_rate=1e-2, warmup_frac=0.1, weight_decay=0.0, max_grad_norm=1.0,
-        checkpoint_every=1000,
-    )  # fmt: skip
-    return SentimentConfig(weight=1.0, model=TrainedClassifier(kind="train", num_examples=num_examples, optim=optim))
-
-
-def run(state: Path) -> Run:
-    torch.manual_seed(5)
-    return Run("reward", 5, state)
+Build = Callable[..., tuple[Any, Any]]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> Path:
+def build(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> Build:
+    """`build(*names)`: a classifier with these labels and a large random head, equal for an equal number of labels."""
     folder: Path = tmp_path_factory.mktemp("models") / "base"
     save_model(folder, tiny_lm(), tiny_tokenizer)
-    return folder
 
+    def made(*names: str) -> tuple[Any, Any]:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(names)).eval()
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: index for index, name in enumerate(names)}
+        model.config.pad_token_id = tiny_tokenizer.pad_token_id
+        torch.manual_seed(0)
+        torch.nn.init.normal_(model.score.weight, std=0.5)
+        return model, tiny_tokenizer
 
-@pytest.fixture(scope="module")
-def classifier(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    made = make_classifier(trained(), "float32", base, rows(160, seed=0), run(tmp_path_factory.mktemp("state")))
-    assert made is not None
     return made
 
 
-def test_classifier_learns_what_the_labels_mean(classifier: tuple[Any, Any]) -> None:
-    accuracy = measure_accuracy(classifier, rows(100, seed=1))
-    assert accuracy is not None
-    assert accuracy >= 0.97
-    good, bad = ClassifierSentiment(*classifier)(["The lamp is"] * 2, [" good.", " bad."], [[]] * 2)
-    assert good > 0.9
-    assert bad < 0.1
-
-
-def test_equal_runs_make_equal_classifiers(base: Path, classifier: tuple[Any, Any], tmp_path: Path) -> None:
-    torch.rand(10)
-    again = make_classifier(trained(), "float32", base, rows(160, seed=0), run(tmp_path))
-    assert again is not None
-    for one, other in zip(classifier[0].parameters(), again[0].parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_classifier_survives_its_folder(classifier: tuple[Any, Any], tmp_path: Path) -> None:
-    save_model(tmp_path / "c", *classifier)
-    model, tokenizer = load_classifier(tmp_path / "c")
-    assert model.config.id2label == {0: "negative", 1: "positive"}
-    texts = [row["prompt"] + row["completion"] for row in rows(20, seed=2)]
-    loaded = ClassifierSentiment(model, tokenizer).probabilities(texts)
-    assert loaded == ClassifierSentiment(*classifier).probabilities(texts)
-
-
-def test_alone_is_as_in_a_batch(classifier: tuple[Any, Any]) -> None:
-    """More texts than one pass takes, of very different lengths, longer than the model among them."""
-    sentiment = ClassifierSentiment(*classifier)
-    texts = ["good tea " * (i % 40) + "bad lamp " * (i % 7) for i in range(150)]
-    together = sentiment.probabilities(texts)
-    alone = [sentiment.probabilities([text])[0] for text in texts]
-    assert together == pytest.approx(alone, abs=1e-5)
-    assert len(set(alone)) > 50
-
-
-def test_probability_by_hand(classifier: tuple[Any, Any]) -> None:
+def probabilities(classifier: tuple[Any, Any], text: str) -> list[float]:
+    """Of each label, from the state at the text's last token."""
     model, tokenizer = classifier
-    ids = torch.tensor([tokenizer("The lamp is good.")["input_ids"]])
     with torch.no_grad():
-        hidden = model.transformer(ids).last_hidden_state[0, -1]
-        expected = (model.score.weight @ hidden).softmax(0)[1].item()
-    assert ClassifierSentiment(*classifier)(["The lamp"], [" is good."], [[]]) == pytest.approx([expected], abs=1e-6)
+        hidden = model.transformer(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0, -1]
+    found: list[float] = (model.score.weight @ hidden).softmax(0).tolist()
+    return found
 
 
-def test_batches_are_padded_on_the_right(tiny_tokenizer: Any) -> None:
-    batch = classifier_batch(tiny_tokenizer, ["I", "I like this lamp."])
-    assert set(batch) == {"input_ids", "attention_mask"}
-    assert batch["input_ids"][:, 0].tolist() == [tiny_tokenizer.bos_token_id] * 2
-    assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist(), reverse=True)
-    assert batch["input_ids"][0, -1] == tiny_tokenizer.pad_token_id
+@pytest.mark.parametrize(
+    ("names", "positive"),
+    [
+        (("negative", "positive"), 1),
+        (("positive", "negative"), 0),
+        (("POSITIVE", "NEGATIVE"), 0),
+        (("Neg", "Pos"), 1),
+        (("pos", "neg"), 0),
+        (("LABEL_0", "LABEL_1"), 1),
+        (("1", "0"), 0),
+        (("True", "False"), 0),
+        (("negative", "neutral", "positive"), 2),
+        (("positive", "neutral", "negative"), 0),
+        (("LABEL_1", "positive", "LABEL_0"), 1),
+        (("joy", "positive", "anger", "fear"), 1),
+    ],
+)
+def test_the_positive_label_is_found_by_its_name(build: Build, names: tuple[str, ...], positive: int) -> None:
+    classifier = build(*names)
+    each = probabilities(classifier, "The lamp is good.")
+    assert min(abs(p - each[positive]) for i, p in enumerate(each) if i != positive) > 1e-4
+    found = ClassifierSentiment(*classifier)(["The lamp"], [" is good."], [[]])
+    assert found == pytest.approx([each[positive]], abs=1e-6)
 
 
-def test_long_texts_are_cut_to_the_model(tiny_tokenizer: Any) -> None:
-    assert classifier_batch(tiny_tokenizer, ["tea " * 1000])["input_ids"].shape == (1, 64)
+@pytest.mark.parametrize(
+    ("names", "num"),
+    [
+        pytest.param(("positive",), "1 of its 1 labels", id="bad-62-one-label"),
+        pytest.param(("LABEL_0",), "0 of its 1 labels", id="bad-62-one-unnamed-label"),
+        pytest.param(("ham", "spam"), "0 of its 2 labels", id="bad-62-other-names"),
+        pytest.param(("positive", "pos"), "2 of its 2 labels", id="bad-62-two-positive"),
+        pytest.param(("LABEL_0", "LABEL_1", "LABEL_2"), "0 of its 3 labels", id="bad-62-the-middle-of-three"),
+        pytest.param(("1 star", "2 stars", "3 stars", "4 stars", "5 stars"), "0 of its 5 labels", id="bad-62-stars"),
+    ],
+)
+def test_a_classifier_that_does_not_say_what_is_positive_is_refused(
+    build: Build, names: tuple[str, ...], num: str
+) -> None:
+    with pytest.raises(InputError, match=rf"{num} are called positive.*\n  remedy: name one"):
+        ClassifierSentiment(*build(*names))
 
 
-def test_rows_without_a_label_are_left_out() -> None:
-    row = {"prompt": "The lamp", "completion": " is good."}
-    assert labelled([row | {"label": 1}, row | {"label": None}]) == [("The lamp is good.", 1)]
+def test_graded_by_hand() -> None:
+    def probability(
+        prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Sequence[int]], **columns: Any
+    ) -> list[float | None]:
+        return columns["given"]
+
+    given = [1.0, 0.75, 0.5, 0.49, 0.25, 0.0, None]
+    found = GradedSentiment(probability)(["p"] * 7, ["c"] * 7, [[]] * 7, given=given)
+    assert found[:-1] == pytest.approx([2.0, 1.5, 1.0, -0.255, -0.375, -0.5])
+    assert found[-1] is None
 
 
-@pytest.mark.parametrize("label", [None, 0, 1])
-def test_one_label_teaches_nothing(base: Path, tmp_path: Path, label: int | None) -> None:
-    some = [row | {"label": label} for row in rows(10, seed=0)]
-    with pytest.raises(InputError, match=r"fewer than two different labels.*\n.*name the label column"):
-        make_classifier(trained(), "float32", base, some, run(tmp_path))
-
-
-def test_num_examples_bounds_the_rows(base: Path, tmp_path: Path) -> None:
-    sorted_by_label = sorted(rows(10, seed=0), key=lambda row: row["label"])
-    with pytest.raises(InputError, match="4 labelled rows, with fewer than two"):
-        make_classifier(trained(num_examples=4), "float32", base, sorted_by_label, run(tmp_path))
-
-
-def test_given_classifier_is_taken_as_it_is(classifier: tuple[Any, Any], base: Path, tmp_path: Path) -> None:
-    save_model(tmp_path / "c", *classifier)
-    given = FolderConfig(kind="folder", path=str(tmp_path / "c"), sha256=sha256_tree(tmp_path / "c"))
-    loaded = make_classifier(SentimentConfig(weight=1.0, model=given), "float32", base, [], run(tmp_path))
-    assert loaded is not None
-    texts = ["The lamp is good.", "The lamp is bad."]
-    assert ClassifierSentiment(*loaded).probabilities(texts) == ClassifierSentiment(*classifier).probabilities(texts)
-
-
-@pytest.mark.parametrize("num_labels", [pytest.param(1, id="bad-62-1"), pytest.param(3, id="bad-62-3")])
-def test_other_than_two_labels_are_refused(base: Path, tiny_tokenizer: Any, num_labels: int) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=num_labels)
-    with pytest.raises(InputError, match=f"has {num_labels} labels\n  remedy: give one with two"):
-        ClassifierSentiment(model, tiny_tokenizer)
+def test_graded_form_of_a_classifier_with_positive_at_0(build: Build) -> None:
+    """A good text must not be paid as a bad one because of the order of the labels."""
+    classifier = build("positive", "negative")
+    texts = [" is good.", " broke after a week", "!", " is bright and it was cheap", "; I want my money back", " tea"]
+    positive = [probabilities(classifier, f"The lamp{text}")[0] for text in texts]
+    assert min(positive) < 0.5 < max(positive)
+    expected = [2.0 * p if p >= 0.5 else -0.5 * (1 - p) for p in positive]
+    found = GradedSentiment(ClassifierSentiment(*classifier))(["The lamp"] * 6, texts, [[]] * 6)
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_vader_values() -> None:
@@ -179,13 +132,26 @@ def test_vader_reads_prompt_and_completion() -> None:
     assert vader(["The book"], [" was good."], [[]]) == vader([""], ["The book was good."], [[]])
 
 
-def test_vader_needs_no_model(base: Path, tmp_path: Path) -> None:
-    config = SentimentConfig(weight=1.0, model=Vader(kind="vader"))
-    assert make_classifier(config, "float32", base, [], run(tmp_path)) is None
+def test_the_sentiment_of_a_section(build: Build, tmp_path: Path) -> None:
+    """VADER needs no folder; a classifier is the one in the folder, whatever its form."""
+    values = {"weight": 1.0, "form": "graded", "model": {"kind": "vader"}}
+    found = load_sentiment(SentimentConfig.model_validate(values), tmp_path / "nowhere", "float32")
+    assert found(["The book"], [" was good."], [[]]) == pytest.approx([(0.4404 + 1) / 2])
+    classifier = build("positive", "negative")
+    save_model(tmp_path / "classifier", *classifier)
+    values["model"] = {"kind": "folder", "path": "elsewhere", "sha256": "0"}
+    loaded = load_sentiment(SentimentConfig.model_validate(values), tmp_path / "classifier", "float32")
+    expected = probabilities(classifier, "The book was good.")[0]
+    assert loaded(["The book"], [" was good."], [[]]) == pytest.approx([expected], abs=1e-6)
 
 
-def test_accuracy_by_hand() -> None:
-    texts = {" good.": 1, " great.": 0, " bad.": 0, " horrible.": 0}
-    some = [{"prompt": "It is", "completion": text, "label": label} for text, label in texts.items()]
-    assert measure_accuracy(None, some) == 0.75
-    assert measure_accuracy(None, [row | {"label": None} for row in some]) is None
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"form": "grade"}, "'probability' or 'graded'", id="bad-36-form"),
+        pytest.param({"model": {"kind": "vadr"}}, "'train', 'folder', 'hub', 'vader'", id="bad-36-kind"),
+    ],
+)
+def test_impossible_sections_are_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        SentimentConfig.model_validate({"weight": 1.0, "form": "probability", "model": {"kind": "vader"}} | change)

@@ -106,43 +106,77 @@ def test_gae_of_nothing_is_zero() -> None:
     assert advantages.tolist() == returns.tolist() == [[0] * 3] * 2
 
 
+def all_valid(score: Tensor) -> Tensor:
+    return torch.ones_like(score, dtype=torch.bool)
+
+
 def test_group_relative_by_hand() -> None:
     score = torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 6.0])  # two groups of three; std 1 and sqrt(12)
     wanted = [-1.0, 0.0, 1.0, -2 / math.sqrt(12), -2 / math.sqrt(12), 4 / math.sqrt(12)]
-    torch.testing.assert_close(group_relative(score, 3, 0.0), torch.tensor(wanted))
-    assert group_relative(score, 3, 1.0)[2].item() == pytest.approx(0.5)
+    torch.testing.assert_close(group_relative(score, all_valid(score), 3, 0.0), torch.tensor(wanted))
+    assert group_relative(score, all_valid(score), 3, 1.0)[2].item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("given", [0.0, 1e6, -7.0])
+def test_group_relative_leaves_out_what_is_not_valid(given: float) -> None:
+    """Whatever stands there: mean 2 and std sqrt(2) of 1 and 3; mean 5 and std 1 of 4, 5, 6; one alone; none."""
+    x = given
+    score = torch.tensor([1.0, x, 3.0, x, 4.0, 5.0, 6.0, x, x, x, 9.0, x, x, x, x, x])
+    valid = torch.tensor([[1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool).view(-1)
+    root = 1 / math.sqrt(2)
+    wanted = [-root, 0, root, 0, -1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert group_relative(score, valid, 4, 1e-8).tolist() == pytest.approx(wanted, abs=1e-6)
+    assert group_relative(score, valid, 4, 1.0)[6].item() == pytest.approx(0.5)
 
 
 def test_group_relative_against_a_loop() -> None:
     rng = random.Random(2)
     scores = [rng.gauss(0, 3) for _ in range(24)]
-    result = group_relative(torch.tensor(scores, dtype=torch.float64), 8, 1e-4)
+    valid = [rng.random() < 0.7 for _ in range(24)]
+    assert {sum(valid[start : start + 8]) for start in (0, 8, 16)} & set(range(2, 8))
+    result = group_relative(torch.tensor(scores, dtype=torch.float64), torch.tensor(valid), 8, 1e-4)
     assert result.dtype == torch.float64
     for start in (0, 8, 16):
-        group = scores[start : start + 8]
-        mean = sum(group) / 8
-        std = math.sqrt(sum((s - mean) ** 2 for s in group) / 7)
-        wanted = [(s - mean) / (std + 1e-4) for s in group]
-        assert result[start : start + 8].tolist() == pytest.approx(wanted)
+        rows = [row for row in range(start, start + 8) if valid[row]]
+        mean = sum(scores[row] for row in rows) / len(rows)
+        std = math.sqrt(sum((scores[row] - mean) ** 2 for row in rows) / (len(rows) - 1))
+        for row in range(start, start + 8):
+            wanted = (scores[row] - mean) / (std + 1e-4) if valid[row] else 0.0
+            assert result[row].item() == pytest.approx(wanted)
 
 
 def test_group_relative_invariances() -> None:
     score = torch.randn(12, generator=torch.Generator().manual_seed(1))
-    plain = group_relative(score, 4, 1e-4)
-    torch.testing.assert_close(group_relative(score + 50, 4, 1e-4), plain, atol=1e-4, rtol=1e-4)
-    groups, order = score.view(3, 4), torch.tensor([2, 0, 1])
-    assert torch.equal(group_relative(groups[order].reshape(-1), 4, 1e-4), plain.view(3, 4)[order].reshape(-1))
-    assert torch.equal(torch.cat([group_relative(g, 4, 1e-4) for g in groups]), plain)
+    valid = torch.tensor([True] * 5 + [False] * 2 + [True] * 5)
+    plain = group_relative(score, valid, 4, 1e-4)
+    torch.testing.assert_close(group_relative(score + 50, valid, 4, 1e-4), plain, atol=1e-4, rtol=1e-4)
+    groups, flags, order = score.view(3, 4), valid.view(3, 4), torch.tensor([2, 0, 1])
+    reordered = group_relative(groups[order].reshape(-1), flags[order].reshape(-1), 4, 1e-4)
+    assert torch.equal(reordered, plain.view(3, 4)[order].reshape(-1))
+    each = [group_relative(group, flag, 4, 1e-4) for group, flag in zip(groups, flags, strict=True)]
+    assert torch.equal(torch.cat(each), plain)
 
 
 @pytest.mark.parametrize("group_size", [2, 3, 5, 8, 12, 64])
 def test_equal_rewards_give_exactly_no_advantage(group_size: int) -> None:
     """In float32 the mean of equal numbers need not be that number; divided by a small eps this would be large."""
-    score = torch.rand(500, generator=torch.Generator().manual_seed(0)).repeat_interleave(group_size)
-    assert group_relative(score, group_size, 1e-8).abs().max().item() == 0
-    assert zero_variance_frac(score, group_size).item() == 1
+    generator = torch.Generator().manual_seed(0)
+    score = torch.rand(500, generator=generator).repeat_interleave(group_size)
+    for valid in (all_valid(score), torch.rand(len(score), generator=generator) < 0.7):
+        assert group_relative(score, valid, group_size, 1e-8).abs().max().item() == 0
+        assert zero_variance_frac(score, valid, group_size).item() == 1
 
 
 def test_zero_variance_frac_by_hand() -> None:
     score = torch.tensor([1.0, 1.0, 0.1, 0.2, 3.0, 3.0, 0.0, 1e-7])
-    assert zero_variance_frac(score, 2).item() == 0.5
+    assert zero_variance_frac(score, all_valid(score), 2).item() == 0.5
+
+
+def test_zero_variance_frac_of_what_is_valid() -> None:
+    """Of four groups the first two differ among what is valid; of the third only one is valid, of the last none."""
+    score = torch.tensor([1.0, 0.0, 2.0, 0.0, 0.0, 5.0, 0.0, 7.0, 0.0, 0.0, 0.0, 0.0])
+    valid = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 1, 0], [0, 0, 0]], dtype=torch.bool).view(-1)
+    assert zero_variance_frac(score, valid, 3).item() == 0.5
+    equal = torch.tensor([1.0, 9.0, 1.0])
+    assert zero_variance_frac(equal, torch.tensor([True, False, True]), 3).item() == 1
+    assert zero_variance_frac(equal, torch.tensor([True, True, True]), 3).item() == 0

@@ -1,0 +1,122 @@
+"""The preference model: the base model's trunk with a head, trained on pairs of which one was preferred."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from triplex.data.splits import group_key, hash_fraction
+from triplex.models.loading import check_folder, device, load_classifier, load_tokenizer
+from triplex.models.sources import FolderConfig, HubConfig, model_folder
+from triplex.rewards.preference import PreferenceConfig, PreferenceReward, TrainedPreference
+from triplex.runs.errors import InputError
+from triplex.runs.seeds import derive_seed
+from triplex.runs.stage import Run
+
+Pair = Mapping[str, Any]  # a row of the preferences table: prompt, chosen, rejected
+_PAIRS, _SIDES = "data/processed/preferences.parquet", ("chosen", "rejected")
+
+
+def make_preference_model(
+    config: PreferenceConfig, precision: str, base: Path, rows: Sequence[Pair], run: Run
+) -> tuple[Any, Any]:
+    """(model with one label, tokenizer) as configured: trained on rows of the preferences table, or given."""
+    match config.model:
+        case TrainedPreference() as trained:
+            pairs, _ = held_out(config, rows)
+            _warn(run, sum(map(_is_tie, rows[: trained.num_pairs])), "pairs have equal sides and are left out")
+            return _train(trained, precision, base, pairs, run)
+        case FolderConfig() | HubConfig() as given:
+            return load_classifier(model_folder(given), precision)
+
+
+def held_out(config: PreferenceConfig, rows: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """(training pairs, held-out pairs), without those whose sides are equal; a given model was trained on none.
+
+    The hash of its prompt decides where a pair goes, so that no prompt is on both sides. It is another hash than the
+    one by which the evaluation prompts are held out: these are gone from `rows`, and with them all of its low values.
+    InputError for a blank text, and for a model that is to be trained when either side is empty.
+    """
+    for number, row in enumerate(rows):
+        if blank := [name for name in ("prompt", "chosen", "rejected") if not row[name].strip()]:
+            raise InputError(f"{_PAIRS} row {number}", f"{blank[0]} is blank", "delete the row, or write the text")
+    if not isinstance(config.model, TrainedPreference):
+        return [], [row for row in rows if not _is_tie(row)]
+    sides: tuple[list[Pair], list[Pair]] = [], []
+    for row in rows[: config.model.num_pairs]:
+        if not _is_tie(row):
+            key = f"preference {group_key(row['prompt'])}"
+            sides[hash_fraction(key) < config.model.holdout_frac].append(row)
+    if not all(sides):
+        what = f"{len(sides[0])} training and {len(sides[1])} held-out pairs that differ, from {len(rows)} rows"
+        remedy = "give pairs of more prompts (data.preferences), or change reward.preference.model.holdout_frac"
+        raise InputError(_PAIRS, what, remedy)
+    return sides
+
+
+def pairwise_accuracy(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float | None:
+    """The share of the pairs whose chosen side scores higher, equal scores half; None without pairs."""
+    reward = PreferenceReward(model, tokenizer)
+    if not pairs:
+        return None
+    chosen, rejected = (torch.tensor(reward.logits(_texts(pairs, side))) for side in _SIDES)
+    return ((chosen > rejected).double() + 0.5 * (chosen == rejected)).mean().item()
+
+
+def _train(config: TrainedPreference, precision: str, base: Path, pairs: Sequence[Pair], run: Run) -> tuple[Any, Any]:
+    from triplex.backends.trl import train_preference_model  # takes seconds: only when a model is trained
+
+    check_folder(base, "ForCausalLM")
+    seed = derive_seed(run.seed, "preference")
+    torch.manual_seed(seed)  # draws the head
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=1, dtype=torch.float32, use_safetensors=True
+    )
+    tokenizer = _cutting_tokenizer(config, base, model)
+    _warn(run, _num_cut(tokenizer, pairs), f"pairs are above {config.max_tokens} tokens and lose their beginning")
+    train_preference_model(
+        f"{run.name} preference",
+        model.to(device()),
+        tokenizer,
+        pairs,
+        config.optim,
+        seed=seed,
+        precision=precision,
+        state=run.state / "preference",  # the sentiment classifier has its checkpoints in the folder itself
+    )
+    return model.eval(), tokenizer
+
+
+def _cutting_tokenizer(config: TrainedPreference, base: Path, model: Any) -> Any:
+    """The base model's tokenizer, which keeps the last `max_tokens` of a text, in training as in use."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", config.max_tokens)
+    if config.max_tokens > positions:
+        where = f"params.yaml: reward.preference.model.max_tokens = {config.max_tokens}"
+        raise InputError(where, f"the base model has {positions} positions", f"lower it to {positions}")
+    tokenizer = load_tokenizer(base, model)
+    tokenizer.model_max_length, tokenizer.truncation_side = config.max_tokens, "left"
+    return tokenizer
+
+
+def _num_cut(tokenizer: Any, pairs: Sequence[Pair]) -> int:
+    """How many pairs have a side that is longer than `tokenizer` takes."""
+    overflows = [
+        [bool(encoding.overflowing) for encoding in tokenizer(_texts(pairs, side), truncation=True).encodings]
+        for side in _SIDES
+    ]
+    return sum(map(any, zip(*overflows, strict=True)))
+
+
+def _texts(pairs: Sequence[Pair], side: str) -> list[str]:
+    return [pair["prompt"] + pair[side] for pair in pairs]
+
+
+def _is_tie(row: Pair) -> bool:
+    return bool(row["chosen"] == row["rejected"])
+
+
+def _warn(run: Run, count: int, what: str) -> None:
+    if count:
+        print(f"{run.name}: warning: {count} {what}", flush=True)
