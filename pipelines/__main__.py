@@ -10,22 +10,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from triplex.runs.errors import InputError
+from triplex.runs.command import command_line
+from triplex.runs.errors import errors_in_words
 
-app = typer.Typer(
-    help="Triplex: data, base model, SFT, baselines, reward, PPO and GRPO, evaluation, plots; stages of dvc.yaml.",
-    epilog="""
+app = command_line(
+    "Triplex: data, base model, SFT, baselines, reward, PPO and GRPO, evaluation, plots; stages of dvc.yaml.",
+    """
 * `python -m pipelines status`: what would run
 * `python -m pipelines run`: run it, and watch it on Prefect's page
 * `python -m pipelines run train@ppo -S ppo.learning_rate=1e-5`: one stage with another parameter
 * `python -m pipelines preset tiny`: a whole set of parameters
 * `python -m pipelines run --help`: more
 """,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Stages = Annotated[list[str] | None, typer.Argument(metavar="STAGE", help="Stages of dvc.yaml; none means all.")]
@@ -168,13 +164,8 @@ def _shown(value: object) -> str:
 
 def main() -> None:
     """Run the command line; the user's mistakes end in their message and exit code 2."""
-    try:
+    with errors_in_words():
         app()
-    except InputError:
-        from triplex.runs.stage import errors_in_words  # imports torch, so only when there is an error to tell
-
-        with errors_in_words():
-            raise
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from pathlib import Path
 from triplex.data.tables import SCHEMAS, read_table
 from triplex.models.base import BaseConfig, base_model
 from triplex.models.saving import num_parameters, save_model
+from triplex.runs.errors import errors_in_words
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
-from triplex.runs.stage import errors_in_words, run_stage
+from triplex.runs.stage import run_stage
 
 CORPUS, OUT = Path("data/processed/corpus.parquet"), Path("models/base")
 

@@ -11,10 +11,11 @@ from triplex.perplexity.baselines import score_baselines, scorer_identity, write
 from triplex.perplexity.config import PerplexityConfig
 from triplex.perplexity.noise import measure_noise
 from triplex.perplexity.scorer import FrozenScorer
+from triplex.runs.errors import errors_in_words
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
 from triplex.runs.progress import StepProgress
 from triplex.runs.seeds import derive_seed
-from triplex.runs.stage import errors_in_words, run_stage
+from triplex.runs.stage import run_stage
 
 MODELS, OUT = Path("models"), Path("data/baselines.parquet")
 SOURCES = {"train": Path("data/processed/prompts.parquet"), "eval": Path("data/processed/eval.parquet")}

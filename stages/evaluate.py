@@ -10,10 +10,11 @@ from triplex.evaluation.evaluate import EvaluateConfig, measure, sample_rows, su
 from triplex.models.loading import load_causal_lm
 from triplex.perplexity.scorer import FrozenScorer
 from triplex.rewards.folder import load_reward, load_sentiment_part, load_spec
+from triplex.runs.errors import errors_in_words
 from triplex.runs.files import atomic_path, write_json
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
 from triplex.runs.progress import StepProgress
-from triplex.runs.stage import errors_in_words, run_stage
+from triplex.runs.stage import run_stage
 
 HELD_OUT, BASELINES = Path("data/processed/eval.parquet"), Path("data/baselines.parquet")
 MODELS, REWARD, SFT = Path("models"), Path("models/reward"), Path("models/sft")

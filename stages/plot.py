@@ -9,9 +9,10 @@ from triplex.data.tables import read_table
 from triplex.evaluation.comparison import compare
 from triplex.evaluation.plots import comparison_pictures, distribution_pictures, training_pictures
 from triplex.evaluation.report import render_report
+from triplex.runs.errors import errors_in_words
 from triplex.runs.files import atomic_path, write_text
 from triplex.runs.params import PARAMS_FILE, ComputeConfig, Section, Seed, load_yaml, read_params
-from triplex.runs.stage import MANIFESTS, declaration, errors_in_words, run_stage
+from triplex.runs.stage import MANIFESTS, declaration, run_stage
 
 EVALUATION, SAMPLES, METRICS = Path("reports/eval.json"), Path("reports/samples.parquet"), Path("reports/metrics")
 PLOTS, OUT = Path("reports/plots"), Path("reports/index.html")

@@ -5,9 +5,10 @@ from pathlib import Path
 from triplex.data.card import summary
 from triplex.data.derive import DataConfig, prepare
 from triplex.data.tables import SCHEMAS, write_table
+from triplex.runs.errors import errors_in_words
 from triplex.runs.files import write_json
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
-from triplex.runs.stage import errors_in_words, run_stage
+from triplex.runs.stage import run_stage
 
 OUT = Path("data/processed")
 

@@ -13,8 +13,9 @@ from triplex.rewards.folder import CLASSIFIER, PLUGINS, PREFERENCE, RewardConfig
 from triplex.rewards.plugin import PluginReward, check_plugin, plugin_file
 from triplex.rewards.preference_training import held_out, make_preference_model, pairwise_accuracy
 from triplex.rewards.sentiment_training import make_classifier, measure_accuracy
+from triplex.runs.errors import errors_in_words
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
-from triplex.runs.stage import Run, errors_in_words, run_stage
+from triplex.runs.stage import Run, run_stage
 
 PAIRS, HELD_OUT = Path("data/processed/sft.parquet"), Path("data/processed/eval.parquet")
 PROMPTS, PREFERENCES = Path("data/processed/prompts.parquet"), Path("data/processed/preferences.parquet")

@@ -6,8 +6,9 @@ from triplex.data.tables import SCHEMAS, read_table
 from triplex.models.loading import load_causal_lm
 from triplex.models.saving import save_model
 from triplex.models.sft import SFTConfig, fine_tune
+from triplex.runs.errors import errors_in_words
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
-from triplex.runs.stage import errors_in_words, run_stage
+from triplex.runs.stage import run_stage
 
 PAIRS, BASE, OUT = Path("data/processed/sft.parquet"), Path("models/base"), Path("models/sft")
 

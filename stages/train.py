@@ -11,9 +11,9 @@ from triplex.rl.grpo import GRPO, GRPOConfig
 from triplex.rl.ppo import PPO, PPOConfig
 from triplex.rl.records import COMPLETIONS_SCHEMA, write_metrics
 from triplex.rl.trainer import TrainConfig, Trainer
-from triplex.runs.errors import InputError
+from triplex.runs.errors import InputError, errors_in_words
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
-from triplex.runs.stage import errors_in_words, run_stage
+from triplex.runs.stage import run_stage
 
 PROMPTS, BASELINES = Path("data/processed/prompts.parquet"), Path("data/baselines.parquet")
 SFT, REWARD, OUT, REPORTS = Path("models/sft"), Path("models/reward"), Path("models"), Path("reports")

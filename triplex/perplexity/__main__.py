@@ -8,26 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triplex.runs.errors import InputError
+from triplex.runs.command import command_line
+from triplex.runs.errors import InputError, errors_in_words
 
 if TYPE_CHECKING:
     from triplex.perplexity.config import PerplexityConfig
     from triplex.perplexity.scorer import FrozenScorer
     from triplex.perplexity.texts import Row
 
-app = typer.Typer(
-    help="How likely a language model finds a text, by token, word, phrase and sentence. docs/perplexity.md explains.",
-    epilog="""
+app = command_line(
+    "How likely a language model finds a text, by token, word, phrase and sentence. docs/perplexity.md explains.",
+    """
 * `python -m triplex.perplexity score --model models/sft --text "It was cheap. I like it."`: one text
 * `python -m triplex.perplexity score --model models/sft reviews.csv --text-column review --json`: a file, for a program
 * `python -m triplex.perplexity baseline --model models/sft --data articles.txt --out baselines.parquet`: a table
 * `python -m triplex.perplexity score --help`: more
 """,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -273,13 +269,8 @@ def _tell(left_out: Counter[str]) -> None:
 
 def main() -> None:
     """Run the command line; the user's mistakes end in their message and exit code 2."""
-    try:
+    with errors_in_words():
         app()
-    except InputError:
-        from triplex.runs.stage import errors_in_words  # imports torch, so only when there is an error to tell
-
-        with errors_in_words():
-            raise
 
 
 if __name__ == "__main__":

@@ -9,23 +9,19 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from triplex.runs.errors import InputError
+from triplex.runs.command import command_line
+from triplex.runs.errors import InputError, errors_in_words
 
 HACKABLE = 1
 MODELS = Path("models")
 
-app = typer.Typer(
-    help="The reward of a finished stage `reward`: whether it can be cheated, and a server for other trainers.",
-    epilog="""
+app = command_line(
+    "The reward of a finished stage `reward`: whether it can be cheated, and a server for other trainers.",
+    """
 * `python -m triplex.rewards check`: is human text what this reward likes best?
 * `python -m triplex.rewards serve`: the reward over HTTP, for OpenRLHF
 * `python -m triplex.rewards check --help`: more
 """,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Reward = Annotated[Path, typer.Option("--reward", metavar="DIR", help="What the stage reward wrote.")]
@@ -123,13 +119,8 @@ def serve(
 
 def main() -> None:
     """Run the command line; the user's mistakes end in their message and exit code 2."""
-    try:
+    with errors_in_words():
         app()
-    except InputError:
-        from triplex.runs.stage import errors_in_words  # imports torch, so only when there is an error to tell
-
-        with errors_in_words():
-            raise
 
 
 if __name__ == "__main__":

@@ -1,5 +1,11 @@
 """The user's mistakes, told so that the user can mend them."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_BAD_INPUT = 2
+
 
 class InputError(ValueError):
     """A mistake in a parameter, a file or a model folder: `where: what; remedy`.
@@ -10,3 +16,13 @@ class InputError(ValueError):
     def __init__(self, where: object, what: str, remedy: str = "") -> None:
         self.where, self.what, self.remedy = str(where), what, remedy
         super().__init__(f"{where}: {what}" + (f"\n  remedy: {remedy}" if remedy else ""))
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """End the process with the message of an InputError and its exit code instead of a traceback."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_BAD_INPUT)

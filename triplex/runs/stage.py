@@ -24,7 +24,7 @@ from triplex.runs.files import sha256_tree, write_json
 from triplex.runs.params import load_yaml
 from triplex.runs.seeds import derive_seed, seed_everything
 
-EXIT_BAD_INPUT, EXIT_BUSY = 2, 75
+EXIT_BUSY = 75
 MANIFESTS = Path("reports/manifests")
 SCRATCH = Path(".triplex")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy", "accelerate", "peft", "safetensors")
@@ -62,16 +62,6 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
         manifest = {**identity, "outputs": outputs, "environment": environment()}
         write_json(MANIFESTS / f"{name.replace('@', '-')}.json", manifest)
         shutil.rmtree(state)
-
-
-@contextmanager
-def errors_in_words() -> Iterator[None]:
-    """End the process with the message of an InputError and its exit code instead of a traceback."""
-    try:
-        yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_BAD_INPUT)
 
 
 def declaration(name: str, path: Path = Path("dvc.yaml")) -> dict[str, list[str]]:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from pydantic import Field
 
-from triplex.runs.errors import InputError
+from triplex.runs.errors import EXIT_BAD_INPUT, InputError, errors_in_words
 from triplex.runs.files import sha256_tree
 from triplex.runs.params import ComputeConfig, Section, Seed
 from triplex.runs.seeds import derive_seed
-from triplex.runs.stage import EXIT_BAD_INPUT, EXIT_BUSY, Run, declaration, environment, errors_in_words, run_stage
+from triplex.runs.stage import EXIT_BUSY, Run, declaration, environment, run_stage
 
 DVC_YAML = """\
 stages:
@@ -38,7 +38,8 @@ import sys, time
 from pathlib import Path
 from triplex.runs.errors import InputError
 from triplex.runs.params import ComputeConfig, Section, Seed
-from triplex.runs.stage import errors_in_words, run_stage
+from triplex.runs.errors import errors_in_words
+from triplex.runs.stage import run_stage
 
 class Params(Section):
     seed: Seed
