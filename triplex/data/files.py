@@ -24,6 +24,7 @@ from triplex.runs.params import nearest
 
 FORMATS = (".txt", ".csv", ".json", ".jsonl", ".parquet")
 MAX_LINE_BYTES = 10_000_000
+MAX_JSON_BYTES = 100_000_000  # an array is parsed whole, and may stand on one line
 #: a parquet file that unpacks to more than this many times its size is refused
 MAX_PACKING_RATIO = 100
 BATCH_ROWS = 1000
@@ -96,7 +97,11 @@ def open_file(path: Path, delimiter: str = ",", file_format: str | None = None) 
     _refuse_unless_regular(path)
     identity = _identity(path)
     _refuse_by_content(path, file_format)
-    digest = sha256_file(path) if file_format == ".parquet" else _examine_text(path)
+    if file_format == ".json" and path.stat().st_size > MAX_JSON_BYTES:
+        what = f"{path.stat().st_size} bytes, above the limit of {MAX_JSON_BYTES} for one array"
+        raise InputError(path, what, f"one object a line: jq -c '.[]' {path} > {path.stem}.jsonl")
+    limit = MAX_JSON_BYTES if file_format == ".json" else MAX_LINE_BYTES
+    digest = sha256_file(path) if file_format == ".parquet" else _examine_text(path, limit)
     return InputFile(path, file_format, digest, path.stat().st_size, delimiter, identity)
 
 
@@ -155,15 +160,15 @@ def _refuse_by_content(path: Path, file_format: str) -> None:
         raise InputError(path, f"parquet, read as {file_format}", "rename it to .parquet")
 
 
-def _examine_text(path: Path) -> str:
+def _examine_text(path: Path, max_line_bytes: int) -> str:
     """SHA-256 of a text file whose every line is short enough, UTF-8 and free of NUL."""
     digest, offset, number = hashlib.sha256(), 0, 0
     with path.open("rb") as file:
-        while line := file.readline(MAX_LINE_BYTES + 1):
+        while line := file.readline(max_line_bytes + 1):
             number += 1
             where = f"{path} line {number}"
-            if len(line) > MAX_LINE_BYTES:
-                raise InputError(where, f"longer than {MAX_LINE_BYTES} bytes", "one row a line; cut long texts")
+            if len(line) > max_line_bytes:
+                raise InputError(where, f"longer than {max_line_bytes} bytes", "one row a line; cut long texts")
             if b"\0" in line:
                 raise InputError(where, f"NUL at byte {offset + line.index(0)}", "save the file as UTF-8 text")
             try:

@@ -220,6 +220,17 @@ def test_a_line_at_the_limit_is_read(tmp_path: Path) -> None:
     assert len(values(path)[0]["text"]) == MAX_LINE_BYTES
 
 
+def test_an_array_may_stand_on_one_line_of_any_length(tmp_path: Path) -> None:
+    path = write("a.json", '[{"text": "' + "x" * MAX_LINE_BYTES + '"}]')(tmp_path)
+    assert len(values(path)[0]["text"]) == MAX_LINE_BYTES
+
+
+def test_bad_18_an_array_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triplex.data.files.MAX_JSON_BYTES", 8)
+    with pytest.raises(InputError, match=r"14 bytes, above the limit of 8 for one array\n  remedy: one object a line"):
+        open_file(write("a.json", '[{"text": ""}]')(tmp_path))
+
+
 def test_bad_31_a_quoted_newline_at_the_end_of_a_block_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("triplex.data.files.MAX_LINE_BYTES", 32)
     path = write("a.csv", "text,n\n" + '"one\ntwo\nthree",1\n' * 50)(tmp_path)
