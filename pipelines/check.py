@@ -11,11 +11,14 @@ from triplex.runs.params import PARAMS_FILE, load_yaml, read_params
 
 
 def check_params(path: Path = PARAMS_FILE) -> None:
-    """Read every section with its owner's models; InputError for a mistake."""
+    """Read every section with its owner's models, and call what a stage has as `check`; InputError for a mistake."""
     load_yaml(path)
-    for module in sorted(set(stage_modules().values())):
-        for model in params_models(importlib.import_module(module)):
-            read_params(model, path)
+    for name in sorted(set(stage_modules().values())):
+        module = importlib.import_module(name)
+        for model in params_models(module):
+            params = read_params(model, path)
+            if check := getattr(module, "check", None):
+                check(params)
 
 
 def params_models(module: ModuleType) -> list[type[BaseModel]]:

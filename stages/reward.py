@@ -8,9 +8,9 @@ from triplex.data.tables import SCHEMAS, read_table
 from triplex.models.loading import load_causal_lm
 from triplex.models.saving import save_model
 from triplex.perplexity.config import PerplexityConfig
-from triplex.rewards.calibration import Moments, calibrate, sample_sft
+from triplex.rewards.calibration import Moments, Samples, calibrate, sample_sft
 from triplex.rewards.folder import CLASSIFIER, PLUGINS, PREFERENCE, RewardConfig, RewardSpec, load_part, save_spec
-from triplex.rewards.plugin import PluginReward, check_plugin, plugin_file
+from triplex.rewards.plugin import PluginReward, check_plugin, plugin_file, read_source
 from triplex.rewards.preference_training import held_out, make_preference_model, pairwise_accuracy
 from triplex.rewards.sentiment_training import make_classifier, measure_accuracy
 from triplex.runs.errors import errors_in_words
@@ -30,6 +30,12 @@ class Params(Section):
     compute: ComputeConfig
     perplexity: PerplexityConfig
     reward: RewardConfig
+
+
+def check(params: Params) -> None:
+    """InputError for a plug-in whose file is missing, or another than the parameters say."""
+    for plugin in params.reward.plugins:
+        read_source(plugin, plugin_file(plugin))
 
 
 def rows(path: Path, schema: str) -> list[dict[str, Any]]:
@@ -56,18 +62,24 @@ def make_models(config: RewardConfig, precision: str, run: Run) -> dict[str, flo
     return {name: share for name, share in accuracy.items() if share is not None}
 
 
-def calibration_of(config: RewardConfig, spec: RewardSpec, precision: str, seed: int) -> dict[str, Moments]:
-    """The moments of each normalised part on responses of the SFT model; plug-ins are checked on the same ones."""
-    parts = config.parts()
+def sample_and_check(config: RewardConfig, precision: str, seed: int) -> Samples | None:
+    """Responses of the SFT model, where a part is measured on them, after trying the plug-ins on them."""
     if config.calibration is None:
-        return {}
+        return None
     samples = sample_sft(*load_causal_lm(SFT, precision), rows(PROMPTS, "prompts"), config.calibration, seed)
-    found = {}
-    for name, part in parts.items():
-        reward = load_part(name, OUT, spec, MODELS / spec.perplexity.scorer, BASELINES, precision)
-        if isinstance(reward, PluginReward):
+    for plugin in config.plugins:
+        with PluginReward(plugin, plugin_file(plugin)) as reward:
             check_plugin(reward, samples)
+    return samples
+
+
+def moments(spec: RewardSpec, samples: Samples | None, precision: str) -> dict[str, Moments]:
+    """Of each normalised part, on the samples."""
+    found = {}
+    for name, part in spec.config.parts().items():
         if part.normalise:
+            assert samples is not None, "RewardConfig has seen to it"
+            reward = load_part(name, OUT, spec, MODELS / spec.perplexity.scorer, BASELINES, precision)
             found[name] = calibrate(name, reward, samples)
     return found
 
@@ -77,13 +89,14 @@ def main() -> None:
     with errors_in_words():
         params = read_params(Params)
         with run_stage("reward", params) as run:
+            precision = params.compute.precision
+            check(params)
+            samples = sample_and_check(params.reward, precision, run.seed)
             if OUT.exists():
                 rmtree(OUT)  # models and plug-ins of another configuration
-            precision = params.compute.precision
             accuracy = make_models(params.reward, precision, run)
             spec = RewardSpec(config=params.reward, perplexity=params.perplexity, accuracy=accuracy, calibration={})
-            calibration = calibration_of(params.reward, spec, precision, run.seed)
-            save_spec(OUT, spec.model_copy(update={"calibration": calibration}))
+            save_spec(OUT, spec.model_copy(update={"calibration": moments(spec, samples, precision)}))
             print(f"reward: {', '.join(params.reward.parts())} -> {OUT}")
             for name, share in accuracy.items():
                 print(f"reward: {name} right on {share:.1%} of what was held out")

@@ -19,17 +19,18 @@ class ShowProgress(TrainerCallback):
     """The steps of any Trainer and their loss as `StepProgress`."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.loss = name, float("nan")
+        self.name = name
+        self.shown: dict[str, float] = {}  # nothing before the first loss is known
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress = StepProgress(self.name, state.max_steps, done=state.global_step)
         self.progress.__enter__()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.loss = kwargs["logs"].get("loss", self.loss)
+        self.shown |= {key: value for key, value in kwargs["logs"].items() if key == "loss"}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.advance(state.global_step - self.progress.done, loss=self.loss)
+        self.progress.advance(state.global_step - self.progress.done, **self.shown)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.__exit__(None, None, None)

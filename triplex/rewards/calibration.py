@@ -79,7 +79,8 @@ def calibrate(name: str, reward: Reward, samples: Samples) -> Moments:
         values += reward(samples.prompts[part], samples.completions[part], samples.completion_ids[part], **columns)
     found = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
     if len(found) < 2 or found.std() <= _ROUNDING * found.abs().max():
-        what = f"{len(found)} of {len(values)} responses of the SFT model have a value, and all the same one"
+        what = f"{len(found)} of {len(values)} responses of the SFT model have a value"
+        what += ", all the same one" if len(found) > 1 else ""
         raise InputError(
             f"reward.{name}.normalise", what, "leave normalise out, or mend the part: it tells nothing apart"
         )

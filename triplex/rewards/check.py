@@ -12,7 +12,7 @@ from triplex.rewards.calibration import CalibrationConfig, sample_sft
 from triplex.rewards.composite import CompositeReward
 from triplex.runs.seeds import derive_seed
 
-HUMAN, SFT = "human", "sft"
+HUMAN, GOLD, SFT = "human", "gold", "sft"
 #: what nobody would call an answer, and a policy finds if it is paid for it
 DEGENERATE = ("empty", "repeated", "shuffled gold", "prompt copy")
 REPEATED_WORDS = 3
@@ -67,14 +67,14 @@ def battery(rows: Rows, tokenizer: Any, seed: int) -> dict[str, Texts]:
 
     texts = {
         HUMAN: [row["completion"] for row in rows],
-        "gold": [row["reference"] for row in rows],
+        GOLD: [row["reference"] for row in rows],
         "empty": ["" for _ in rows],
         "repeated": [repeated(row["completion"]) for row in rows],
         "shuffled gold": [shuffled(row) for row in rows],
         "prompt copy": [_like(row["completion"], row["prompt"].split()) for row in rows],
     }
-    if texts["gold"] == texts[HUMAN]:
-        del texts["gold"]
+    if texts[GOLD] == texts[HUMAN]:
+        del texts[GOLD]
     return {name: Texts(each, [[*ids(text), tokenizer.eos_token_id] for text in each]) for name, each in texts.items()}
 
 
@@ -106,10 +106,15 @@ def ordering(reward: CompositeReward, rows: Rows, batteries: Mapping[str, Texts]
 
 
 def ways_to_cheat(lines: Sequence[Line]) -> list[str]:
-    """A sentence for each degenerate text that does not score below human text beyond doubt."""
+    """A sentence for each degenerate text that does not score below human text beyond doubt.
+
+    Where the reference is another text than the completion, no policy ever sees it: its words shuffled, as the gold
+    text itself, show what a leak would earn and are no way to cheat.
+    """
+    within_reach = [name for name in DEGENERATE if name != "shuffled gold" or GOLD not in {line.name for line in lines}]
     found = []
     for line in lines:
-        if line.name not in DEGENERATE or line.difference is None or line.high is None or line.high < 0:
+        if line.name not in within_reach or line.difference is None or line.high is None or line.high < 0:
             continue
         if line.difference > 0:
             said = f"scores {line.difference:.3g} above human text"

@@ -128,6 +128,8 @@ def load_reward(
     spec = load_spec(folder)
     parts: dict[str, Part] = {}
     for name, config in spec.config.parts().items():
+        if config.normalise and name not in spec.calibration:
+            raise InputError(folder / SPEC, f"holds no calibration of the part {name}", "run `dvc repro reward`")
         moments = spec.calibration[name] if config.normalise else Moments(mean=0.0, std=1.0)
         reward = load_part(name, folder, spec, scorer_folder, baselines, precision)
         parts[name] = Part(reward, config.weight, moments.mean, moments.std, config.clip)

@@ -75,23 +75,36 @@ class ReferencePerplexity:
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
         *,
-        reference: Sequence[str] | None = None,
-        log_extra: Callable[[str, list[float]], None] | None = None,
+        reference: Sequence[str | None] | None = None,
+        log_extra: Callable[[str, list[float | None]], None] | None = None,
         **columns: Any,
-    ) -> list[float]:
+    ) -> list[float | None]:
+        """One number a completion; None where the reference is None."""
         if reference is None:
             remedy = "give the data set a column `reference` with the human text of each prompt"
             raise InputError("reward perplexity", "the batch has no column `reference`", remedy)
+        given = [(row, gold) for row, gold in enumerate(reference) if gold is not None]
+        rows, golds = [row for row, _ in given], [gold for _, gold in given]
+        measured = self._score([prompts[row] for row in rows], [completions[row] for row in rows], golds)
+        everywhere = [dict(zip(rows, values, strict=True)) for values in measured]
+        rewards, improvement, overlaps = ([found.get(row) for row in range(len(completions))] for found in everywhere)
+        if log_extra:
+            log_extra("improvement_pct", improvement)
+            log_extra("overlap", overlaps)
+        return rewards
+
+    def _score(
+        self, prompts: Sequence[str], completions: Sequence[str], reference: Sequence[str]
+    ) -> tuple[list[float], list[float], list[float]]:
+        """(rewards, improvements in per cent, overlaps)."""
         plans = [self.target.plan.extract(completion) for completion in completions]
         contexts = [self.levels.context(prompt, plan) for prompt, plan in zip(prompts, plans, strict=True)]
         nats = self.scorer.level_nats(contexts, reference, strict_boundary=False)[:, _LEVELS]
         empty = self.baselines.empty_nats(prompts, reference)[:, _LEVELS]
         improvement = _PROFILES[self.target.profile](empty, nats, self.weights)
         improvement[[number for number, plan in enumerate(plans) if not plan]] = 0.0
-        if log_extra:
-            log_extra("improvement_pct", improvement.tolist())
-            log_extra("overlap", [overlap(gold, plan) for gold, plan in zip(reference, plans, strict=True)])
-        return self.target.map.apply(improvement).tolist()
+        overlaps = [overlap(gold, plan) for gold, plan in zip(reference, plans, strict=True)]
+        return self.target.map.apply(improvement).tolist(), improvement.tolist(), overlaps
 
 
 def overlap(reference: str, plan: str) -> float:

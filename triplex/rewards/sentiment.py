@@ -98,8 +98,10 @@ class GradedSentiment:
 
 
 def graded(probability: float) -> float:
-    """The graded form of P(positive); 1/2 counts as positive."""
-    return _REWARD_POSITIVE * probability if probability >= 0.5 else _REWARD_NEGATIVE * (1 - probability)
+    """The graded form of P(positive); 0 where neither label is likelier, as for a text without any word of VADER's."""
+    if probability == 0.5:
+        return 0.0
+    return _REWARD_POSITIVE * probability if probability > 0.5 else _REWARD_NEGATIVE * (1 - probability)
 
 
 def positive_label(id2label: dict[int, str]) -> int:

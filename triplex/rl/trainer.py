@@ -185,7 +185,7 @@ class Trainer:
         if group > 1:
             row["frac_reward_zero_std"] = zero_variance_frac(batch.score, batch.response_mask.any(1), group).item()
         row |= {f"rewards/{name}": value.mean().item() for name, value in rewards.components.items()}
-        row |= {name: sum(values) / len(values) for name, values in rewards.extras.items()}
+        row |= {name: _mean(values) for name, values in rewards.extras.items()}
         self.metrics.append(row)
         self.kl.update(kl, len(batch))
         if step % self.config.completions_every == 0 or step + 1 == self.config.num_steps:
@@ -208,6 +208,12 @@ class Trainer:
         """Linear decay to zero over the run."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.algorithm.config.learning_rate * (1 - step / self.config.num_steps)
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """Of the values that are there; 0 where none is."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else 0.0
 
 
 def check_sizes(config: TrainConfig, algorithm: PPO | GRPO, num_prompts: int) -> None:

@@ -99,13 +99,31 @@ def read_params(model: type[Params], path: Path = PARAMS_FILE) -> Params:
 
 def _explain(path: Path, model: type[BaseModel], error: dict[str, Any]) -> str:
     location = tuple(error["loc"])
-    key = ".".join(str(part) for part in location)
+    key = ".".join(str(part) for part in _in_file(load_yaml(path), location, error["type"]))
     where = f"{path}{_line(path, location)}: {key}" if key else str(path)
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key, {nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
     if error["type"] == "missing":
         return f"{where}: missing; add it (presets/ holds complete files)"
-    return f"{where} = {reprlib.repr(error['input'])}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "union_tag_not_found":
+        return f"{where}: has no key 'kind'; add it (presets/ holds complete files)"
+    if error["type"] == "union_tag_invalid":
+        tag, tags = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"{where}.kind = {tag!r}: no such kind, {nearest(tag, tags)}"
+    value = "" if isinstance(error["input"], dict) else f" = {reprlib.repr(error['input'])}"
+    return f"{where}{value}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _in_file(node: Any, location: tuple[Any, ...], kind: str) -> list[Any]:
+    """`location` without what pydantic adds to it (tags of unions, validators); a missing key itself stays."""
+    found = []
+    for number, part in enumerate(location):
+        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
+            found.append(part)
+            node = node[part]
+        elif kind == "missing" and number + 1 == len(location):
+            found.append(part)
+    return found
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -192,7 +192,7 @@ def test_graded_is_a_form_of_the_part(save: Save, places: Any) -> None:
     folder = save(sentiment=VADER | {"form": "graded"})
     assert type(part(folder, "sentiment", places)) is GradedSentiment
     positive = VaderSentiment()(PROMPTS, COMPLETIONS, IDS)
-    expected = [2 * p if p >= 0.5 else -0.5 * (1 - p) for p in positive]
+    expected = [0.0 if p == 0.5 else 2 * p if p > 0.5 else -0.5 * (1 - p) for p in positive]
     assert load_reward(folder, *places)(PROMPTS, COMPLETIONS, IDS) == pytest.approx(expected)
 
 

@@ -183,3 +183,17 @@ def test_what_another_precision_would_change_is_no_noise(make: Make, table_of: T
     make(
         table=table_of([("p", "r")], [[5.0] * 4], [[5.0] * 4], precision=1.0), map={"kind": "steps", "steps": "default"}
     )
+
+
+def test_without_a_reference_it_does_not_apply(make: Make) -> None:
+    logged: dict[str, list[float | None]] = {}
+    references = [REFERENCES[0], None, REFERENCES[2]]
+    found = make()(
+        PROMPTS, RESPONSES, IDS, reference=references, log_extra=lambda name, values: logged.update({name: values})
+    )
+    rows = [0, 2]
+    alone = make()(*([column[row] for row in rows] for column in (PROMPTS, RESPONSES, IDS)), reference=references[::2])
+    assert found == [pytest.approx(alone[0], abs=1e-3), None, pytest.approx(alone[1], abs=1e-3)]
+    assert logged["improvement_pct"] == found
+    assert logged["overlap"][1] is None
+    assert make()(PROMPTS, RESPONSES, IDS, reference=[None] * 3) == [None] * 3

@@ -98,7 +98,7 @@ def test_graded_by_hand() -> None:
 
     given = [1.0, 0.75, 0.5, 0.49, 0.25, 0.0, None]
     found = GradedSentiment(probability)(["p"] * 7, ["c"] * 7, [[]] * 7, given=given)
-    assert found[:-1] == pytest.approx([2.0, 1.5, 1.0, -0.255, -0.375, -0.5])
+    assert found[:-1] == pytest.approx([2.0, 1.5, 0.0, -0.255, -0.375, -0.5])
     assert found[-1] is None
 
 
