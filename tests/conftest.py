@@ -1,5 +1,6 @@
 """What tests share: a byte-level BPE of a few hundred tokens and a GPT-2 of a few thousand weights."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
+
+# where the tests run in the background the shell has SIGINT ignored, and what they start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEXTS = (
     "The tea kettle boils fast and the handle stays cool.",
