@@ -39,10 +39,10 @@ def test_each_level_gets_its_pool(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("good", "bad", "named"),
     [
-        ("q: 0.5", "q: 0", "phrase_pool.cvar.q = 0"),
-        ("q: 0.5", "q: 1.5", "phrase_pool.cvar.q = 1.5"),
-        ("lambda: 1", "lambda: -1", "sentence_pool.lme.lambda = -1"),
-        (", q: 0.5", "", "phrase_pool.cvar.q: missing"),
+        ("q: 0.5", "q: 0", "phrase_pool.q = 0"),
+        ("q: 0.5", "q: 1.5", "phrase_pool.q = 1.5"),
+        ("lambda: 1", "lambda: -1", "sentence_pool.lambda = -1"),
+        (", q: 0.5", "", "phrase_pool.q: missing"),
         ("kind: mean", "kind: median", "'median'"),
         ("max_tokens_per_batch: 100", "max_tokens_per_batch: 0", "max_tokens_per_batch = 0"),
         ("{response}", "", "perplexity.template = '{prompt} Plan: ': holds {response} 0 times, it must hold it once"),
