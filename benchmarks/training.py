@@ -118,7 +118,7 @@ def make_trainer(
         value = ValueNetwork.from_policy(lm) if name == "ppo_network" else ValueHead(lm.hidden_size)
     config = TrainConfig.model_validate({
         "backend": "native", "num_steps": num_steps, "batch_size": size.num_sequences,
-        "max_tokens_per_pass": max(640, size.num_sequences * (size.prompt_tokens + size.new_tokens) // 4),
+        "max_tokens_per_pass": size.num_sequences * (size.prompt_tokens + size.new_tokens),  # all in one
         "max_new_tokens": size.new_tokens, "temperature": 1.0, "lr_schedule": "constant",
         "max_grad_norm": MAX_GRAD_NORM, "kl_coef": KL_COEF, "kl_control": {"kind": "fixed"},
         "lora": {"rank": 0, "alpha": 16}, "eval_every": num_steps, "num_eval_prompts": 1,

@@ -9,8 +9,9 @@ The work is the same and is counted: tokens generated (as the reward sees them) 
 them). Prompts have 8 tokens and responses 32, all of them: the end-of-text and the pad token have ids that the
 model has no logit for. Both run in float32 without dropout, logging and saving. `grpo` is TRL's GRPO with its default
 micro-batches of 8 and gradient checkpointing, `grpo_tuned` with one micro-batch and without checkpointing, the fastest
-found here. TRL's PPO, tuned likewise, has a value network of its own, as large as the policy and not to be switched
-off; Triplex's has a head on the policy. `ppo_network` gives Triplex such a network too.
+found here; all but the former run in a process that keeps freed memory, as Triplex's stages do. TRL's PPO, tuned
+likewise, has a value network of its own, as large as the policy and not to be switched off; Triplex's has a head on the
+policy. `ppo_network` gives Triplex such a network too.
 
 The last line is JSON; for the large size the same names begin with `large_`:
   grpo_ratio, ppo_ratio ...       TRL's seconds a step over Triplex's: the median over rounds
@@ -27,6 +28,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -46,6 +48,7 @@ from benchmarks.memory import peak_growth
 from benchmarks.training import EvenTokens, Size, make_prompts, make_trainer, read_model, read_tokenizer, write_model
 from triplex.rl.callbacks import Callback
 from triplex.rl.trainer import Trainer
+from triplex.runs.allocator import keep_freed_memory
 
 SIZES = {"small": Size(4, 128, 4, 2048, 64), "large": Size(6, 768, 12, 50257, 16)}
 WARM_UP = Size(1, 32, 2, 512, 16)
@@ -54,6 +57,7 @@ WORKS = [
     ("grpo", "trl"), ("grpo_tuned", "trl"), ("grpo", "triplex"),
     ("ppo", "trl"), ("ppo", "triplex"), ("ppo_network", "triplex"),
 ]  # fmt: skip
+AS_IT_COMES = WORKS[0]  # the one in a process that leaves the allocator alone
 WORKS_OF = {"small": WORKS, "large": WORKS[:-1]}  # what ten minutes hold
 RATIOS = {  # by name: TRL's work over ours
     "grpo": (WORKS[0], WORKS[2]), "grpo_tuned": (WORKS[1], WORKS[2]), "ppo": (WORKS[3], WORKS[4]),
@@ -195,12 +199,21 @@ def measure_times(size_name: str) -> dict[tuple[str, str], list[list[float]]]:
     """Seconds of the steps of each round by work; every second round goes the other way round."""
     size = SIZES[size_name]
     found: dict[tuple[str, str], list[list[float]]] = {work: [] for work in WORKS_OF[size_name]}
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         write_model(size, Path(folder))
+        processes = {keeps: stack.enter_context(fresh_process(keeps)) for keeps in (False, True)}
         for i in range(ROUNDS[size_name]):
             for work in WORKS_OF[size_name][:: 1 if i % 2 == 0 else -1]:
-                found[work].append(train(*work, size, Path(folder), 1 + TIMED_STEPS[size_name]))
+                process = processes[work != AS_IT_COMES]
+                steps = process.submit(train, *work, size, Path(folder), 1 + TIMED_STEPS[size_name])
+                found[work].append(steps.result())
     return found
+
+
+def fresh_process(keeps_memory: bool) -> ProcessPoolExecutor:
+    """A process of its own, which keeps the memory that it has freed, as Triplex's stages do, or does not."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=spawn, initializer=keep_freed_memory if keeps_memory else None)
 
 
 def added_by(name: str, library: str, size_name: str) -> int:
@@ -219,7 +232,7 @@ def measure_memory(size_name: str) -> dict[tuple[str, str], int]:
     """Bytes added by each work, each in a fresh process."""
     growth = {}
     for work in WORKS:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+        with fresh_process(keeps_memory=False) as fresh:
             growth[work] = fresh.submit(added_by, *work, size_name).result()
     return growth
 

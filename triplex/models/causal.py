@@ -28,6 +28,7 @@ class Trunk(nn.Module, ABC):
     hidden_size: int  #: H
     max_positions: int | None  #: tokens that the model can take; None for no limit
     eos_ids: tuple[int, ...]  #: every id that ends a text
+    reads_prompts_once = False  #: whether there are `branch_states`
 
     @abstractmethod
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -35,6 +36,14 @@ class Trunk(nn.Module, ABC):
 
         States of real tokens do not depend on padding; those at padding may be anything finite.
         """
+
+    def branch_states(self, prompt_ids: Tensor, prompt_mask: Tensor, owner: Tensor, response_ids: Tensor,
+                      response_mask: Tensor) -> Tensor:  # fmt: skip
+        """(B, R, H) states that predict the tokens of responses (B, R), the prompts (U, P) read once for all of theirs.
+
+        `owner` (B,) numbers each response's prompt. Prompts are padded on the left, responses on the right.
+        """
+        raise NotImplementedError
 
 
 class CausalLM(Trunk):

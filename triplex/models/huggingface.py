@@ -8,10 +8,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from triplex.models.attention import use_short_attention
 from triplex.models.causal import CausalLM, Trunk, position_ids
-from triplex.models.huggingface_decoder import HuggingFaceDecoder
+from triplex.models.huggingface_branches import branch_states
+from triplex.models.huggingface_decoder import ATTENTION, HuggingFaceDecoder
 from triplex.models.loading import eos_token_ids
 from triplex.runs.errors import InputError
 
@@ -22,8 +25,11 @@ class HuggingFaceTrunk(Trunk):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        use_short_attention(self.transformer)
         self.max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids: tuple[int, ...] = ()
+        kinds, _ = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))
+        self._num_layers, self.reads_prompts_once = len(kinds), set(kinds) <= ATTENTION
         with torch.no_grad():
             self.hidden_size = trunk_states(self.transformer, _probe(model)).shape[-1]
 
@@ -40,6 +46,13 @@ class HuggingFaceTrunk(Trunk):
         if bool(mask[:, 0].all()):
             return trunk_states(self.transformer, ids)
         return trunk_states(self.transformer, ids, attention_mask=mask, position_ids=position_ids(mask))
+
+    def branch_states(self, prompt_ids: Tensor, prompt_mask: Tensor, owner: Tensor, response_ids: Tensor,
+                      response_mask: Tensor) -> Tensor:  # fmt: skip
+        """(B, R, H), by keys and values of the prompts (U, P)."""
+        return branch_states(
+            self.transformer.base_model, self._num_layers, prompt_ids, prompt_mask, owner, response_ids, response_mask
+        )
 
 
 class HuggingFaceLM(HuggingFaceTrunk, CausalLM):

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, get_layer_types_and_kwargs
 
+from triplex.models.attention import NAME
 from triplex.models.causal import position_ids
 from triplex.runs.errors import InputError
 
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+#: kinds of layers that keep keys and values
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class BufferedLayer(CacheLayerMixin):
@@ -89,18 +91,19 @@ class HuggingFaceDecoder:
     ) -> None:
         config = model.config.get_text_config(decoder=True)
         kinds, limits = get_layer_types_and_kwargs(config)
-        if not set(kinds) <= _ATTENTION:
-            what = f"{type(model).__name__} has layers of kind {sorted(set(kinds) - _ATTENTION)}, which keep no keys"
+        if not set(kinds) <= ATTENTION:
+            what = f"{type(model).__name__} has layers of kind {sorted(set(kinds) - ATTENTION)}, which keep no keys"
             raise InputError(model.config.name_or_path or "the model", what, "take a model whose layers all attend")
         self._trunk = model.base_model
         self._ids, self._prompt_mask = prompt_ids, prompt_mask
         self._group_size, self._max_new_tokens = group_size, max_new_tokens
         self._hidden_by_none = prompt_ids.shape[1] + max_new_tokens <= limits.get("sliding_window", float("inf"))
-        self._takes_whole_mask = config._attn_implementation == "sdpa" and self._hidden_by_none
+        self._takes_whole_mask = config._attn_implementation in ("sdpa", NAME) and self._hidden_by_none
         self._layers = [BufferedLayer() for _ in kinds]
         self._cache = Cache(layers=list(self._layers))
         self._num_steps = 0
 
+    @torch.inference_mode()
     def prefill(self) -> Tensor:
         """(B * G, H) states after each prompt."""
         states = self._forward(self._ids, self._prompt_mask, position_ids(self._prompt_mask))
@@ -114,6 +117,7 @@ class HuggingFaceDecoder:
         self._look_for_padding()
         return states.repeat_interleave(self._group_size, 0)
 
+    @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
         """(N, H) states after one more token (N,) in each row."""
         place = self._num_steps
@@ -123,6 +127,7 @@ class HuggingFaceDecoder:
             seen = seen[:, None, None]
         return self._forward(tokens[:, None], seen, self._positions[:, place : place + 1])
 
+    @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows alone."""
         for layer in self._layers:

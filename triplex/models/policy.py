@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from triplex.models.causal import CausalLM
 from triplex.models.places import response_states, scatter
 from triplex.models.value import ValueNetwork
+
+_AT_ONCE = 256  # rows of V probabilities, which are not kept
 
 
 class TokenOutputs(NamedTuple):
@@ -40,7 +43,7 @@ class Policy(nn.Module):
         tokens = (prompt_ids, prompt_mask, response_ids, response_mask)
         states = response_states(self.lm, *tokens)
         logprobs, entropy, kl = TokenStatistics.apply(
-            self.lm.logits(states).float() / temperature,
+            _tempered(self.lm.logits(states), temperature),
             response_ids[response_mask],
             None if ref_log_distribution is None else ref_log_distribution[response_mask],
             entropy_grad,
@@ -57,11 +60,23 @@ class Policy(nn.Module):
             None if kl is None else scatter(kl, response_mask),
         )
 
+    def token_logprobs(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor,
+                       temperature: float) -> Tensor:  # fmt: skip
+        """The logprobs (B, R) of `forward`, for the work of these alone."""
+        states = response_states(self.lm, prompt_ids, prompt_mask, response_ids, response_mask)
+        logits = _tempered(self.lm.logits(states), temperature)
+        return scatter(-cross_entropy(logits, response_ids[response_mask], reduction="none"), response_mask)
+
     def log_distribution(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor,
                          temperature: float) -> Tensor:  # fmt: skip
         """(B, R, V) float32: log-probabilities of all tokens at each place; 0 where the mask is False."""
         states = response_states(self.lm, prompt_ids, prompt_mask, response_ids, response_mask)
-        return scatter(torch.log_softmax(self.lm.logits(states).float() / temperature, -1), response_mask)
+        return scatter(torch.log_softmax(_tempered(self.lm.logits(states), temperature), -1), response_mask)
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    """The logits of what is sampled from, float32."""
+    return logits.float() if temperature == 1 else logits.float() / temperature
 
 
 class TokenStatistics(torch.autograd.Function):
@@ -76,11 +91,10 @@ class TokenStatistics(torch.autograd.Function):
                 entropy_grad: bool) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
         """Tokens are (N,), the reference's log-distribution (N, V)."""
         distribution = torch.log_softmax(logits, -1)
-        probabilities = distribution.exp()
-        entropy = -torch.linalg.vecdot(probabilities, distribution)
+        entropy = torch.cat([-torch.linalg.vecdot(rows.exp(), rows) for rows in distribution.split(_AT_ONCE)])
         kl = None
         if ref_log_distribution is not None:
-            kl = torch.linalg.vecdot(probabilities, distribution - ref_log_distribution)
+            kl = torch.linalg.vecdot(distribution.exp(), distribution - ref_log_distribution)
         ctx.save_for_backward(distribution, tokens, ref_log_distribution, entropy, kl)
         if not entropy_grad:
             ctx.mark_non_differentiable(entropy)
@@ -99,7 +113,7 @@ class TokenStatistics(torch.autograd.Function):
             weight = weight - of_entropy[:, None] * (distribution + entropy[:, None])
         if of_kl is not None:
             weight = weight + of_kl[:, None] * (distribution - ref_log_distribution - kl[:, None])
-        found = distribution.exp().mul_(weight)
+        found = distribution.exp_().mul_(weight)  # in place: torch would refuse a second backward pass
         if of_logprobs is not None:
             found.scatter_add_(1, tokens[:, None], of_logprobs[:, None])
         return found, None, None, None

@@ -56,10 +56,12 @@ class Batch:
     def passes(self, max_tokens: int) -> list[Tensor]:
         """Row numbers, those of like length together, the longest first, `max_tokens` padded positions a list.
 
-        A row that is longer stands alone.
+        Rows of one length stand in the order of the step, which has those of one prompt together. A row that is longer
+        stands alone.
         """
         lengths = self.prompt_mask.sum(1) + _reach(self.response_mask)
-        order = lengths.argsort(descending=True, stable=True)
+        order = self.row.argsort()
+        order = order[lengths[order].argsort(descending=True, stable=True)]
         found = []
         while len(order):
             widest = int(self.prompt_mask[order].sum(1).max() + _reach(self.response_mask[order]).max())

@@ -264,7 +264,7 @@ class Trainer:
             assert kl is not None
             return ref, kl
         with self._autocast(), self._reference_mode():
-            ref = self.reference(*part.tokens(), self.config.temperature).logprobs
+            ref = self.reference.token_logprobs(*part.tokens(), self.config.temperature)
         return ref, kl_estimate(name, part.old_logprobs, ref)
 
     def _what_is_not_finite(self, step: int, per_token: Tensor, part: Batch, rollout: Rollout) -> tuple[str, str, str]:

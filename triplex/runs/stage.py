@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from triplex.runs.allocator import keep_freed_memory
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_tree, write_json
 from triplex.runs.params import PARAMS_FILE, load_yaml
@@ -56,6 +57,7 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
         state = SCRATCH / "state" / f"{name.replace('@', '-')}-{key}"
         state.mkdir(parents=True, exist_ok=True)
         seed = derive_seed(values["seed"], name)
+        keep_freed_memory()
         seed_everything(seed, values["compute"]["threads"])
         yield Run(name=name, seed=seed, state=state)
         outputs = _hashes([out for out in declared["outs"] if not out.startswith(str(MANIFESTS))])

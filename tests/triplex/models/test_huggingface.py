@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from triplex.models.huggingface import HuggingFaceLM
+from triplex.models.places import response_states
 from triplex.runs.errors import InputError
 
 PROMPTS = [[7, 8, 9, 10, 11], [12], [20, 21, 22]]
@@ -65,6 +66,44 @@ def test_states_and_logits_are_the_models_own(name: str, left: bool, tiny_tokeni
             alone = model(input_ids=torch.tensor([tokens]), output_hidden_states=True)
             torch.testing.assert_close(states[row][mask[row]], alone.hidden_states[-1][0], atol=2e-5, rtol=1e-5)
             assert torch.equal(lm.logits(alone.hidden_states[-1][0]), alone.logits[0])
+
+
+def responses_to(prompts: list[list[int]], lengths: list[list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(prompt_ids, prompt_mask, response_ids, response_mask): as many responses to each prompt as it has lengths."""
+    rows = [prompt for prompt, each in zip(prompts, lengths, strict=True) for _ in each]
+    texts = [[(7 * i + 3 * j) % 300 for j in range(n)] for i, n in enumerate(n for each in lengths for n in each)]
+    return *padded(rows, left=True), *padded(texts, left=False)
+
+
+@pytest.mark.parametrize("longest", [7, 1])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prompt_of_several_responses_is_read_once(
+    name: str, attention: str, longest: int, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """States and gradients are those of each response read with its own prompt; an empty response has no place."""
+    lengths = [[min(n, longest) for n in each] for each in ([7, 3, 1, 5], [2, 0, 7, 7], [4, 6, 1, 1])]
+    tokens = responses_to(PROMPTS, lengths)
+    found = []
+    for once in (True, False):
+        model = build(name, attn_implementation=attention)
+        lm = HuggingFaceLM(model, tiny_tokenizer)
+        assert lm.reads_prompts_once
+        lm.reads_prompts_once = once
+        read: list[int] = []
+        model.get_input_embeddings().register_forward_hook(lambda _, ids, __, read=read: read.append(ids[0].numel()))
+        states = response_states(lm, *tokens)
+        assert sum(read) == (3 * 5 + 12 * (longest - 1) if once else 12 * (5 + longest - 1))
+        (states * torch.arange(states.numel()).view_as(states).remainder(7)).sum().backward()
+        found.append([states.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for once, alone in zip(*found, strict=True):
+        torch.testing.assert_close(once, alone, atol=2e-5 * alone.abs().max().item(), rtol=1e-5)
+
+
+def test_prompts_of_their_own_are_read_without_padding(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    lm = HuggingFaceLM(build("gpt2"), tiny_tokenizer)
+    lm.branch_states = None  # type: ignore[assignment, method-assign]  # it would be called in vain
+    assert response_states(lm, *responses_to(PROMPTS, [[3], [4], [2]])).shape == (9, 32)
 
 
 def test_a_soft_cap_stays_on_the_logits_and_off_the_states(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

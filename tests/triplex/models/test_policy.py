@@ -185,6 +185,8 @@ def test_places_by_hand(tiny: TinyLM) -> None:
     class Counting(torch.nn.Module):
         """The state at a place is (token, its column); no real token may stand behind padding."""
 
+        reads_prompts_once = False
+
         def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             assert (mask.long().diff(dim=1) <= 0).all()
             return torch.stack([ids, torch.arange(ids.shape[1]).expand(ids.shape)], -1).float()
