@@ -1,16 +1,15 @@
 # make run    the whole experiment through DVC         make flow   the same through Prefect
-# make test   the tests                                make check  lint, types, imports, dependencies
+# make test   the tests                                make check  lint, types, imports, dependencies, security
+# make repro-check   the pipeline in two clones of HEAD whose surroundings differ: MATCH, or the first difference
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export HF_HUB_DISABLE_TELEMETRY = 1
-export DVC_NO_ANALYTICS = 1
-export DO_NOT_TRACK = 1
+PRESET ?= tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help run flow test check
+.PHONY: help run flow test check repro-check
 help:
-	@head -2 Makefile
+	@head -3 Makefile
 
 # torch first and by exact version: a bare range would let another package choose the build
 .venv/installed: pyproject.toml constraints.txt
@@ -37,4 +36,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/python -m pytest tests/test_architecture.py tests/security/test_source.py
+
+repro-check: .venv/installed
+	$(BIN)/python -m pipelines.repro_check --preset '$(PRESET)'

@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import generate
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
+from pipelines import diff, generate, verify
+from pipelines.doctor import command as doctor
 from triplex.runs.command import command_line
-from triplex.runs.errors import errors_in_words
+from triplex.runs.errors import Exit, errors_in_words
 
 app = command_line(
     "Triplex: data, base model, SFT, baselines, reward, PPO and GRPO, evaluation, plots; stages of dvc.yaml.",
@@ -22,6 +24,9 @@ app = command_line(
 * `python -m pipelines run train@ppo -S ppo.learning_rate=1e-5`: one stage with another parameter
 * `python -m pipelines preset tiny`: known parameters, of a whole job or of an algorithm
 * `python -m pipelines generate --model models/sft --model models/ppo --prompt "The film"`: side by side
+* `python -m pipelines verify`: is this run what its commit gives?
+* `python -m pipelines diff ../other .`: where two runs part
+* `python -m pipelines doctor`: what is wrong here, and what mends it
 * `python -m pipelines run --help`: more
 """,
 )
@@ -49,14 +54,14 @@ def run(
     """Run stages through DVC as a Prefect flow.
 
     TRIPLEX_PARALLEL_STAGES (2) is the number of stages side by side. Exit code 0: done; 1: a stage failed;
-    2: a mistake in the input; 130: Ctrl-C; 143: SIGTERM.
+    2: a mistake in the input; 75: a flow is running already; 130: Ctrl-C; 143: SIGTERM.
     """
     from pipelines import environment
     from pipelines.overrides import parse
     from pipelines.plan import one_flow_at_a_time, prepare
     from pipelines.server import start_server
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))
     environment.prepare()
     try:
         params = parse(assignments or [])
@@ -68,8 +73,8 @@ def run(
         wait_for_server()
         state = triplex(stages or [], only, force, params, return_state=True)
     except KeyboardInterrupt:
-        raise typer.Exit(128 + signal.SIGINT) from None
-    raise typer.Exit(0 if state.is_completed() else 1)
+        raise typer.Exit(Exit.CTRL_C) from None
+    raise typer.Exit(Exit.DONE if state.is_completed() else Exit.FAILED)
 
 
 @app.command()
@@ -131,6 +136,9 @@ def preset(
 
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)
+app.command(epilog=verify.EXAMPLES)(verify.verify)
+app.command(epilog=diff.EXAMPLES)(diff.diff)
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
 @app.command(

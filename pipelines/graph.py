@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triplex.runs.errors import InputError
-from triplex.runs.params import load_yaml, nearest
+from triplex.runs.params import PARAMS_FILE, load_yaml, nearest
 
 DVC_FILE = Path("dvc.yaml")
 
@@ -22,7 +22,8 @@ class Stage:
 
 def read_graph() -> dict[str, Stage]:
     """The stages of ./dvc.yaml by name, each after those that it needs; InputError when DVC cannot read it."""
-    load_yaml(DVC_FILE)  # names the line of a mistake, which DVC's own exception does not carry
+    for file in (DVC_FILE, PARAMS_FILE):  # names the line of a mistake, which DVC's own exception does not carry
+        load_yaml(file)
     import networkx
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -67,7 +68,7 @@ def stage_modules() -> dict[str, str]:
     """The Python module that each entry of ./dvc.yaml runs, from `python -m stages.NAME` in its `cmd`."""
     found = {
         name: re.search(r"python -m (stages\.\w+)", str(stage["cmd"]))
-        for name, stage in load_yaml(DVC_FILE)["stages"].items()
+        for name, stage in load_yaml(DVC_FILE).get("stages", {}).items()
     }
     return {name: match[1] for name, match in found.items() if match}
 

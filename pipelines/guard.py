@@ -5,22 +5,30 @@ holds open: when the flow ends, however it ends, the pipe closes and the guard e
 Run as `python -m pipelines.guard COMMAND...`; exits with the command's code.
 """
 
-import ctypes
 import os
 import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import IO
 
 import psutil
 
-GRACE_SECONDS = 5.0
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+from triplex.runs.processes import (
+    GRACE_SECONDS,
+    STOP_SECONDS,
+    adopt_orphans,
+    descendants,
+    die_with,
+    end_all,
+    exit_code,
+    living,
+)
+
+_STOP = b"."
 
 
 class Guarded:
@@ -46,9 +54,15 @@ class Guarded:
             self._guard.stdout.close()
 
     def end(self) -> None:
-        """Ask the guard to end the command and all that it started; returns at once, from any thread."""
+        """Ask the guard to end the command and all that it started; returns at once, from any thread.
+
+        They have STOP_SECONDS, for a checkpoint; GRACE_SECONDS when this process ends without having asked.
+        """
         assert self._guard.stdin is not None
-        self._guard.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended
+            if not self._guard.stdin.closed:
+                self._guard.stdin.write(_STOP)
+            self._guard.stdin.close()
 
     def output(self) -> Iterator[bytes]:
         """What the command and its children print, in pieces, until the guard has ended."""
@@ -71,53 +85,30 @@ class Guarded:
 
     def exit_code(self) -> int:
         """The command's exit code, 128 + N after signal N."""
-        code = self._guard.wait()
-        return code if code >= 0 else 128 - code
-
-
-def end_all(members: Callable[[], list[psutil.Process]]) -> None:
-    """Terminate all `members()`, kill those that are still there after the grace period, return when none is left."""
-    for process in members():
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    while remaining := members():
-        time.sleep(0.05)
-        for process in remaining if time.monotonic() > deadline else []:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        return exit_code(self._guard.wait())
 
 
 def main(command: list[str]) -> int:
     """Run the command until it ends or the guard is told to end it; then end whatever it left running."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)  # the number arrives through the pipe
     guard = os.getpid()
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=lambda: _die_with(guard))
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=lambda: die_with(guard))
+    grace = GRACE_SECONDS
     while child.poll() is None:
         ready = select.select([sys.stdin, woken], [], [])[0]
-        if sys.stdin in ready:  # nothing is ever written to it: this is its end
+        if sys.stdin in ready:  # asked to stop, or this is its end
+            grace = STOP_SECONDS if os.read(sys.stdin.fileno(), 1) else GRACE_SECONDS
             break
         if set(os.read(woken, 512)) != {signal.SIGCHLD}:
+            grace = STOP_SECONDS
             break
-    end_all(lambda: _living(psutil.Process().children(recursive=True)))
-    code = child.wait()
-    return code if code >= 0 else 128 - code
-
-
-def _die_with(parent: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, value)
+    end_all(descendants, grace)
+    return exit_code(child.wait())
 
 
 def _session(leader: int) -> list[psutil.Process]:
@@ -126,16 +117,7 @@ def _session(leader: int) -> list[psutil.Process]:
             return os.getsid(process.pid) == leader
         return False
 
-    return _living([process for process in psutil.process_iter() if belongs(process)])
-
-
-def _living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    def lives(process: psutil.Process) -> bool:
-        with suppress(psutil.NoSuchProcess):
-            return process.status() != psutil.STATUS_ZOMBIE
-        return False
-
-    return [process for process in processes if lives(process)]
+    return living([process for process in psutil.process_iter() if belongs(process)])
 
 
 if __name__ == "__main__":

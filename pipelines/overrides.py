@@ -12,7 +12,7 @@ from ruamel.yaml.util import load_yaml_guess_indent
 from pipelines.check import check_params
 from triplex.runs.errors import InputError
 from triplex.runs.files import atomic_path
-from triplex.runs.params import PARAMS_FILE, load_yaml, nearest
+from triplex.runs.params import PARAMS_FILE, load_yaml, nearest, parse_yaml
 
 
 def parse(assignments: list[str]) -> dict[str, Any]:
@@ -23,9 +23,11 @@ def parse(assignments: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"-S {assignment}", "not key=value", "for example: -S ppo.learning_rate=1e-5")
         try:
-            values[key] = YAML(typ="safe", pure=True).load(text)
-        except YAMLError as error:
-            raise InputError(f"-S {assignment}", "the value is not YAML", "quote it: -S 'key=\"text\"'") from error
+            values[key] = parse_yaml(text)
+        except (YAMLError, ValueError, RecursionError) as error:  # as in a file: an impossible date, 10,000 brackets
+            reason = (getattr(error, "problem", None) or str(error)).partition("\n")[0]
+            what = f"the value is not YAML ({reason})"
+            raise InputError(f"-S {assignment[:80]}", what, "quote it: -S 'key=\"text\"'") from error
     return values
 
 
@@ -77,7 +79,7 @@ def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _assign(document: Any, key: str, value: Any) -> None:
     node, parts = document, key.split(".")
     for depth, part in enumerate(parts):
-        index = int(part) if isinstance(node, list) and part.isdigit() else part
+        index = int(part) if isinstance(node, list) and part.isdecimal() else part
         known = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
         if index not in known:
             names = [name for name, _ in leaves(document)]

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines import overrides
 from pipelines.check import check_params
 from pipelines.graph import Stage, read_graph, select
-from triplex.runs.errors import InputError
+from triplex.runs.errors import BusyError
 
 _LOCK = Path(".triplex/locks/flow.lock")
 
@@ -28,14 +28,14 @@ def prepare(stages: list[str], only: bool, params: dict[str, Any]) -> dict[str, 
 
 @contextmanager
 def one_flow_at_a_time() -> Iterator[None]:
-    """Hold the project's flow lock, or InputError: a second flow would change params.yaml under the first."""
+    """Hold the project's flow lock, or BusyError: a second flow would change params.yaml under the first."""
     _LOCK.parent.mkdir(parents=True, exist_ok=True)
     with _LOCK.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise InputError("flow", f"already running (process {file.read()})", "wait for it, or end it") from None
+            raise BusyError("flow", f"already running (process {file.read()})", "wait for it, or end it") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -3,13 +3,14 @@
 import atexit
 import os
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.environment import PREFECT_HOME
+from pipelines.environment import LOOPBACK, PASSWORD, PREFECT_HOME
 from pipelines.guard import Guarded
 
 START_SECONDS = 300.0
@@ -18,17 +19,18 @@ START_SECONDS = 300.0
 def start_server() -> Callable[[], None]:
     """Set PREFECT_API_URL, unless it is set, to a temporary server on loopback that ends with this process.
 
-    Returns what waits until the server answers. To be called before Prefect is imported. Prefect's own temporary server
-    shares the terminal's process group, so Ctrl-C ends it before the flow has reported to it and the flow waits for
-    ever, and `kill -9` of the flow leaves it behind. A guarded one has neither fault.
+    Returns what waits until the server answers. To be called before Prefect is imported and after
+    `environment.prepare`, whose password server and clients share. Prefect's own temporary server shares the
+    terminal's process group, so Ctrl-C ends it before the flow has reported to it and the flow waits for ever, and
+    `kill -9` of the flow leaves it behind. A guarded one has neither fault.
     """
     if os.environ.get("PREFECT_API_URL"):
         return lambda: None
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    env = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
+    os.environ["PREFECT_API_URL"] = f"http://{LOOPBACK}:{port}/api"
+    env = {"PREFECT_SERVER_API_HOST": LOOPBACK, "PREFECT_SERVER_API_PORT": str(port)}
     log = PREFECT_HOME / "server.log"
     with log.open("wb") as file:
         guarded = Guarded(["prefect", "server", "start"], env, stdout=file)
@@ -40,7 +42,9 @@ def _wait_until_healthy(guarded: Guarded, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while guarded.running() and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):
+            with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):  # noqa: S310  (http, ours)
+                page = os.environ["PREFECT_API_URL"].removesuffix("/api")
+                print(f"Prefect's page: {page}, which asks for what {PASSWORD} holds", file=sys.stderr)
                 return
         except (urllib.error.URLError, TimeoutError):
             time.sleep(0.1)

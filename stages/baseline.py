@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.tables import SCHEMAS, read_table
 from triplex.models.loading import load_causal_lm
 from triplex.perplexity.baselines import score_baselines, scorer_identity, write_baselines
@@ -12,6 +13,7 @@ from triplex.perplexity.config import PerplexityConfig
 from triplex.perplexity.noise import measure_noise
 from triplex.perplexity.scorer import FrozenScorer
 from triplex.runs.errors import errors_in_words
+from triplex.runs.guard import guarded
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
 from triplex.runs.progress import StepProgress
 from triplex.runs.seeds import derive_seed
@@ -65,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

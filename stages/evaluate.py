@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.tables import SCHEMAS, read_table
 from triplex.evaluation.evaluate import EvaluateConfig, measure, sample_rows, summarise
 from triplex.models.huggingface import HuggingFaceLM
@@ -13,6 +14,7 @@ from triplex.perplexity.scorer import FrozenScorer
 from triplex.rewards.folder import load_reward, load_sentiment_part, load_spec
 from triplex.runs.errors import errors_in_words
 from triplex.runs.files import atomic_path, write_json
+from triplex.runs.guard import guarded
 from triplex.runs.params import Algorithms, ComputeConfig, Section, Seed, read_params
 from triplex.runs.progress import StepProgress
 from triplex.runs.stage import run_stage
@@ -64,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from pyarrow import csv
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.tables import read_table
 from triplex.evaluation.comparison import compare
 from triplex.evaluation.plots import comparison_pictures, distribution_pictures, training_pictures
 from triplex.evaluation.report import render_report
 from triplex.runs.errors import errors_in_words
 from triplex.runs.files import atomic_path, write_text
+from triplex.runs.guard import guarded
+from triplex.runs.manifest import MANIFESTS, declarations
 from triplex.runs.params import PARAMS_FILE, ComputeConfig, Section, Seed, load_yaml, read_params
-from triplex.runs.stage import MANIFESTS, declaration, run_stage
+from triplex.runs.stage import run_stage
 
 EVALUATION, SAMPLES, METRICS = Path("reports/eval.json"), Path("reports/samples.parquet"), Path("reports/metrics")
 PLOTS, OUT = Path("reports/plots"), Path("reports/index.html")
@@ -31,7 +34,7 @@ def main() -> None:
         params = read_params(Params)
         with run_stage("plot", params) as run:
             # only what dvc.yaml declares: a file left over from another configuration is no part of this run
-            inputs = [Path(path) for path in declaration(run.name)["deps"]]
+            inputs = [Path(path) for path in declarations()[run.name]["deps"]]
             tsv = csv.ParseOptions(delimiter="\t")
             curves = {
                 path.stem: csv.read_csv(path, parse_options=tsv).to_pydict()
@@ -63,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

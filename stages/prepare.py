@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.card import summary
 from triplex.data.derive import DataConfig, prepare
 from triplex.data.tables import SCHEMAS, write_table
 from triplex.runs.errors import errors_in_words
 from triplex.runs.files import write_json
+from triplex.runs.guard import guarded
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
 from triplex.runs.stage import run_stage
 
@@ -34,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -1,9 +1,10 @@
 """reward: what the policies will be paid for, as a folder that stands alone."""
 
 from pathlib import Path
-from shutil import copyfile, rmtree
+from shutil import copyfile
 from typing import Any
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.tables import SCHEMAS, read_table
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm
@@ -14,7 +15,9 @@ from triplex.rewards.folder import CLASSIFIER, PLUGINS, PREFERENCE, RewardConfig
 from triplex.rewards.plugin import PluginReward, check_plugin, plugin_file, read_source
 from triplex.rewards.preference_training import held_out, make_preference_model, pairwise_accuracy
 from triplex.rewards.sentiment_training import make_classifier, measure_accuracy
+from triplex.runs.digests import publish
 from triplex.runs.errors import errors_in_words
+from triplex.runs.guard import guarded
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
 from triplex.runs.stage import Run, run_stage
 
@@ -95,9 +98,8 @@ def main() -> None:
             precision = params.compute.precision
             check(params)
             samples = sample_and_check(params.reward, precision, run.seed)
-            if OUT.exists():
-                rmtree(OUT)  # models and plug-ins of another configuration
             accuracy = make_models(params.reward, precision, run)
+            publish("reward", run.state, run.state / "preference")
             spec = RewardSpec(config=params.reward, perplexity=params.perplexity, accuracy=accuracy, calibration={})
             save_spec(OUT, spec.model_copy(update={"calibration": moments(spec, samples, precision)}))
             print(f"reward: {', '.join(params.reward.parts())} -> {OUT}")
@@ -106,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

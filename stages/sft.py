@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.tables import SCHEMAS, read_table
 from triplex.models.loading import load_causal_lm
 from triplex.models.saving import save_model
 from triplex.models.sft import SFTConfig, fine_tune
+from triplex.runs.digests import publish
 from triplex.runs.errors import errors_in_words
+from triplex.runs.guard import guarded
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
 from triplex.runs.stage import run_stage
 
@@ -31,8 +34,9 @@ def main() -> None:
             model, tokenizer = load_causal_lm(BASE)
             model = fine_tune(params.sft, params.compute.precision, model, tokenizer, pairs, run)
             save_model(OUT, model, tokenizer)
+            publish("sft", run.state)
             print(f"sft: fine-tuned on {len(pairs):,} pairs -> {OUT}")
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, create_model
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.backends import trl_limits, unsloth
 from triplex.backends.trl_run import TRLRun
 from triplex.data.tables import SCHEMAS, read_table
@@ -22,7 +23,8 @@ from triplex.rewards.folder import PREFERENCE, load_reward, load_spec
 from triplex.rl.algorithm import Algorithm
 from triplex.rl.algorithms import ALGORITHMS
 from triplex.rl.callbacks import Callback, EarlyStopOnKL, Progress
-from triplex.rl.config import TrainConfig
+from triplex.rl.config import TrainConfig, check_sizes
+from triplex.rl.digests import Digests
 from triplex.rl.health import HealthChecks
 from triplex.rl.ppo import PPO
 from triplex.rl.prompts import Prompts
@@ -30,6 +32,7 @@ from triplex.rl.records import CompletionFile, MetricFiles
 from triplex.rl.tensorboard import TensorBoard
 from triplex.rl.trainer import Trainer
 from triplex.runs.errors import InputError, errors_in_words
+from triplex.runs.guard import guarded
 from triplex.runs.params import Algorithms, ComputeConfig, Section, Seed, read_params
 from triplex.runs.stage import Run, run_stage
 
@@ -95,7 +98,7 @@ def preference_model() -> tuple[Any, Any]:
 def callbacks(run: Run, config: TrainConfig, name: str) -> Sequence[Callback]:
     """What watches the training."""
     files = [MetricFiles(REPORTS / "metrics", name), CompletionFile(REPORTS / "completions", name)]
-    found: list[Callback] = [*files, HealthChecks(), Progress()]
+    found: list[Callback] = [*files, Digests(name), HealthChecks(), Progress()]
     if config.max_kl is not None:
         found.append(EarlyStopOnKL(config.max_kl))
     if folder := os.environ.get(TENSORBOARD):
@@ -104,8 +107,10 @@ def callbacks(run: Run, config: TrainConfig, name: str) -> Sequence[Callback]:
 
 
 def check(params: Params) -> None:
-    """InputError for what the backend cannot do."""
+    """InputError for sizes that do not fit each other, and for what the backend cannot do."""
     (name,) = ALGORITHMS.keys() & type(params).model_fields
+    make, _ = ALGORITHMS[name]
+    check_sizes(params.train, make(getattr(params, name)), num_prompts=1)  # how many there are is not known yet
     match params.train.backend:
         case "trl":
             trl_limits.check(params.train, name, getattr(params, name), params.compute.precision)
@@ -173,4 +178,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(argv[1] if len(argv) > 1 else "")
+    guarded(lambda: main(argv[-1] if len(argv) > 1 else ""))

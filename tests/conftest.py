@@ -1,13 +1,19 @@
 """What tests share: a byte-level BPE of a few hundred tokens and a GPT-2 of a few thousand weights."""
 
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+# read by the hub's libraries when they are imported, and by the processes that tests start
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+import triplex.runs.telemetry  # noqa: F401  (for the processes that tests start)
+from tests import loopback
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
 
 # where the tests run in the background the shell has SIGINT ignored, and what they start would inherit that
@@ -19,6 +25,18 @@ TEXTS = (
     "The chair broke after a week; I want my money back.",
     "A good book, well made, but the print is small.",
 ) * 4
+
+
+loopback.close()
+
+
+@pytest.fixture(autouse=True)
+def _this_machine_alone() -> Iterator[None]:
+    """What tries to reach another machine fails the test, even if a library swallows the refusal."""
+    yield
+    tried = loopback.ATTEMPTS.copy()
+    loopback.ATTEMPTS.clear()
+    assert not tried
 
 
 @pytest.fixture(scope="session", autouse=True)

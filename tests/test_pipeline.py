@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
+
+from benchmarks.fault_kills import Kills
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("prepare", "base", "sft", "baseline", "reward", "train@ppo", "train@grpo", "evaluate", "plot")
@@ -83,14 +86,27 @@ def test_nothing_to_do_is_seen(repro: Path) -> None:
     assert "up to date" in output
 
 
+@pytest.mark.parametrize("stage", ["base", "train@ppo"])
+def test_a_killed_stage_ends_with_the_same_bytes(repro: Path, tmp_path: Path, stage: str) -> None:
+    outcome = Kills(stage, repro, tmp_path, random.Random(7)).run(kills=2)
+    assert outcome.kills == 2
+    assert (outcome.differing_bytes, outcome.manual_steps, outcome.left_running) == (0, 0, 0)
+
+
 def test_manifests_cite_every_input_and_output(repro: Path) -> None:
     manifest = json.loads((repro / "reports/manifests/train-ppo.json").read_text())
     assert "models/sft" in manifest["inputs"]
     assert "triplex/rl/ppo.py" in manifest["inputs"]
     assert "triplex/rl/grpo.py" in manifest["inputs"]
     files = {f"reports/metrics/ppo.{kind}" for kind in ("tsv", "jsonl")} | {"reports/completions/ppo.parquet"}
-    assert set(manifest["outputs"]) == {"models/ppo"} | files
+    assert set(manifest["outputs"]) == {"models/ppo", "reports/digests/train-ppo.jsonl"} | files
     assert manifest["params"]["ppo"]["gae_lambda"] == 0.95
+
+
+def test_a_stage_and_the_first_steps_of_every_training_verify(repro: Path) -> None:
+    assert "MATCH: sft\n" in run(repro, "pipelines", "verify", "--stage", "sft")
+    expected = "MATCH: the first 2 steps of base, sft, reward, train@ppo, train@grpo\n"
+    assert expected in run(repro, "pipelines", "verify", "--steps", "2")
 
 
 def test_held_out_prompts_never_occur_in_training(repro: Path) -> None:

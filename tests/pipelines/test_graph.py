@@ -66,6 +66,20 @@ def test_a_broken_file_is_told_with_its_line() -> None:
         read_graph()
 
 
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        pytest.param("seed: 1\nseed: 2\n", "line 2: found duplicate key", id="bad-35-key"),
+        pytest.param("a: 1\n\tb: 2\n", "line 2: found character", id="bad-43-tab"),
+        pytest.param("a: 1\nb: 08\n", "line 2: 08 is not one number", id="bad-34-08"),
+    ],
+)
+def test_broken_parameters_are_told_with_their_line_and_not_blamed_on_dvc_yaml(params: str, said: str) -> None:
+    Path("params.yaml").write_text(params)
+    with pytest.raises(InputError, match=rf"^params\.yaml {said}"):
+        read_graph()
+
+
 def test_what_dvc_refuses_is_told() -> None:
     Path("dvc.yaml").write_text("stages:\n  a:\n    cmd: x\n    deps: [b]\n    outs: [b]\n")
     with pytest.raises(InputError, match=r"dvc\.yaml: not readable by DVC"):

@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.guard import GRACE_SECONDS, Guarded
+from pipelines.guard import Guarded
 from pipelines.output import lines
 from tests.pipelines.conftest import environment, wait_for
+from triplex.runs.processes import GRACE_SECONDS
 
 #: starts a grandchild, a grandchild in a session of its own, and an orphan; prints when all are there
 FAMILY = """\
@@ -83,7 +84,8 @@ def test_what_the_command_leaves_behind_is_ended(family: str) -> None:
 def test_a_stubborn_command_is_killed_after_the_grace_period(family: str) -> None:
     with start(family, "stubborn") as guarded:
         begin = time.monotonic()
-        guarded.end()
+        assert guarded._guard.stdin is not None
+        guarded._guard.stdin.close()  # as when the flow is killed; one that asks for the end waits STOP_SECONDS
         assert guarded.exit_code() == 137
         assert time.monotonic() - begin > GRACE_SECONDS
     assert living(family) == []

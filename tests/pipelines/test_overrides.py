@@ -22,7 +22,7 @@ def in_toy(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("1e-5", 1e-5),
         ("no", "no"),
         ("true", True),
-        ("1_000", 1000),
+        ("1000", 1000),
         ("[1, 2.5, x]", [1, 2.5, "x"]),
         ("{a: 1}", {"a": 1}),
         ("a=b", "a=b"),
@@ -33,7 +33,23 @@ def test_values_are_yaml_1_2(text: str, value: object) -> None:
     assert parse([f"ppo.learning_rate={text}"]) == {"ppo.learning_rate": value}
 
 
-@pytest.mark.parametrize("assignment", ["ppo.learning_rate", "=3", "seed=[1", "seed=a: b: c"])
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "ppo.learning_rate",
+        "=3",
+        "seed=[1",
+        "seed=a: b: c",
+        pytest.param("seed=2026-13-45", id="bad-43-impossible-date"),
+        pytest.param("seed=" + "9" * 5000, id="bad-43-5000-digits"),
+        pytest.param("seed=" + "[" * 10_000, id="bad-43-brackets"),
+        pytest.param("seed=\t1\n\tx: 1", id="bad-43-tab"),
+        pytest.param("seed=&a [*a]", id="bad-43-alias"),
+        pytest.param("seed=\udcff", id="bad-43-no-utf-8"),
+        pytest.param("seed=08", id="bad-34-08"),
+        pytest.param("seed=1_000", id="bad-34-1_000"),
+    ],
+)
 def test_what_is_no_assignment_is_refused(assignment: str) -> None:
     with pytest.raises(InputError, match="-S"):
         parse([assignment])
@@ -64,6 +80,7 @@ def test_nothing_to_change_leaves_the_file_alone() -> None:
         ("sed", "'seed'"),
         ("ppo.betas.2", "'ppo.betas.[01]'"),
         ("seed.x", "'seed'"),
+        pytest.param("data.paths.²", "'data.paths.[01]'", id="no-digit"),
     ],
 )
 def test_unknown_key_names_the_nearest_and_changes_nothing(key: str, nearest: str) -> None:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import RewardConfig, RewardTrainer
 
+from triplex.models.digests import Digests
 from triplex.models.optim import OptimConfig
-from triplex.models.training import ShowProgress, arguments_of
+from triplex.models.training import ShowProgress, WithCheckpoints, arguments_of, train_from_newest
 
 
 def train_preference_model(
@@ -37,10 +36,9 @@ def train_preference_model(
     )
     trainer = _QuietTrainer(
         model, arguments, train_dataset=tokenised(tokenizer, pairs), processing_class=tokenizer,
-        callbacks=[ShowProgress(name)],
+        callbacks=[ShowProgress(name), Digests(name, state)],
     )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(state)))
+    train_from_newest(trainer, state)
 
 
 def tokenised(tokenizer: Any, pairs: Sequence[Mapping[str, Any]]) -> Dataset:
@@ -52,7 +50,7 @@ def tokenised(tokenizer: Any, pairs: Sequence[Mapping[str, Any]]) -> Dataset:
     return Dataset.from_dict({f"{side}_ids": tokenizer(texts[side], truncation=True)["input_ids"] for side in texts})
 
 
-class _QuietTrainer(RewardTrainer):
+class _QuietTrainer(WithCheckpoints, RewardTrainer):
     """RewardTrainer that sends no telemetry and writes no model card beside the checkpoints."""
 
     def _send_telemetry(self) -> None:

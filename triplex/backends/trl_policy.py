@@ -28,7 +28,6 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from triplex.backends.trl_limits import check
@@ -37,6 +36,7 @@ from triplex.models.causal import position_ids
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm
 from triplex.models.lora import with_adapters, without_adapters
+from triplex.models.training import WithCheckpoints
 from triplex.rewards.composite import CompositeReward
 from triplex.rl.algorithm import Algorithm, GroupConfig
 from triplex.rl.callbacks import Callback
@@ -58,8 +58,9 @@ def train_policy(
     """(the causal LM of `folder` after num_steps steps of TRL's trainer, its adapters merged; the tokenizer; the run).
 
     `value_model`: for PPO's value.kind reward_model, a one-label classifier. The callbacks write the files. GRPO and
-    RLOO resume from TRL's newest checkpoint in `run.state` and end with the bytes of an uninterrupted run: it falls
-    between two samplings, and keeps optimiser, schedule and generators. TRL's PPO cannot resume: it starts again.
+    RLOO resume from the newest checkpoint in `run.state` that verifies and end with the bytes of an uninterrupted run:
+    it falls between two samplings, where TRL's buffer is empty, and keeps optimiser, schedule and generators. TRL's
+    PPO cannot resume: it starts again.
     InputError as `trl_limits.check`, and for prompts that do not fit.
     """
     check(config, name, algorithm.config, precision)
@@ -81,7 +82,6 @@ def train_policy(
         trainer = _ppo_trainer(training, algorithm.config, policy, value_model)
     else:
         trainer = _group_trainer(training, name, policy, precision)
-    trainer.remove_callback(PrinterCallback)
     training.train(trainer)
     trained = without_adapters(policy, config.lora)
     trained.generation_config = generation  # where TRL writes its own end-of-text id
@@ -98,11 +98,11 @@ class _Quiet:
         pass
 
 
-class _QuietGRPOTrainer(_Quiet, GRPOTrainer):
+class _QuietGRPOTrainer(_Quiet, WithCheckpoints, GRPOTrainer):
     pass
 
 
-class _QuietRLOOTrainer(_Quiet, RLOOTrainer):
+class _QuietRLOOTrainer(_Quiet, WithCheckpoints, RLOOTrainer):
     pass
 
 
@@ -116,7 +116,7 @@ def _group_trainer(training: TRLRun, name: str, policy: Any, precision: str) -> 
         "max_steps": c.num_steps * training.num_descents, "max_completion_length": c.max_new_tokens,
         "beta": c.kl_coef or NEARLY_ZERO, "epsilon": a.clip_range, "epsilon_high": a.clip_range_high,
         "shuffle_dataset": False, "disable_dropout": True, "save_strategy": "steps",
-        "save_steps": c.checkpoint_every * training.num_descents, "save_total_limit": 2,
+        "save_steps": c.checkpoint_every * training.num_descents,
     }  # fmt: skip
     kind: Any = _QuietRLOOTrainer if name == "rloo" else _QuietGRPOTrainer
     arguments: Any

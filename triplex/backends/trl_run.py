@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import get_last_checkpoint
 
+from triplex.models.training import train_from_newest
 from triplex.rewards.composite import CompositeReward
 from triplex.rl.advantages import zero_variance_frac
 from triplex.rl.algorithm import Algorithm
@@ -55,10 +55,13 @@ class TRLRun(TrainerCallback, ExportableState):
         self._norms: list[float] = []
 
     def train(self, trainer: Any) -> None:
-        """All steps, from TRL's newest checkpoint of this run when there is one."""
-        checkpoint = get_last_checkpoint(str(self.run.state))
+        """All steps, from the newest checkpoint of this run if any; PPO, which keeps none, from the first."""
         with suppress(_StopError):
-            trainer.train(**{} if checkpoint is None else {"resume_from_checkpoint": checkpoint})
+            if self.ppo:
+                trainer.remove_callback(PrinterCallback)
+                trainer.train()
+            else:  # between two samplings, since TRL's checkpoints know nothing of its buffer
+                train_from_newest(trainer, self.run.state, period=self.num_descents)
         self._tell("on_train_end")
 
     def stop(self, reason: str) -> None:

@@ -30,12 +30,8 @@ MAX_PACKING_RATIO = 100
 BATCH_ROWS = 1000
 
 _COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-}
+    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
+}  # fmt: skip
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 _DVC_POINTER = re.compile(rb"^outs:\s*\n\s*- ", re.MULTILINE)
@@ -76,11 +72,16 @@ class InputFile:
             for record in _READERS[self.format](self):
                 empty = False
                 yield record
-        finally:
-            if not self.path.is_file() or _identity(self.path) != self.identity:
-                raise InputError(self.path, "changed while it was read", "wait until it is written, then start again")
+        except InputError:
+            self._refuse_if_changed()  # the likelier reason
+            raise
+        self._refuse_if_changed()
         if empty:
             raise InputError(self.path, "no rows", "a file holds one row at least, beside the header")
+
+    def _refuse_if_changed(self) -> None:
+        if not self.path.is_file() or _identity(self.path) != self.identity:
+            raise InputError(self.path, "changed while it was read", "wait until it is written, then start again")
 
 
 def open_file(path: Path, delimiter: str = ",", file_format: str | None = None) -> InputFile:
@@ -122,12 +123,14 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 def _refuse_unless_regular(path: Path) -> None:
     try:
-        mode, size = path.stat().st_mode, path.stat().st_size
+        mode, size, readable = path.stat().st_mode, path.stat().st_size, os.access(path, os.R_OK)
     except OSError as error:
         raise InputError(path, (error.strerror or "cannot be opened").lower(), _remedy_if_missing(path)) from error
     if not stat.S_ISREG(mode):
         kind = "directory" if stat.S_ISDIR(mode) else "pipe, socket or device"
         raise InputError(path, f"a {kind}, not a file", "name the file itself")
+    if not readable:
+        raise InputError(path, "no permission to read it", f"chmod u+r {path}")
     named, real, project = Path(os.path.abspath(path)), path.resolve(), Path.cwd()
     if named.is_relative_to(project) and not real.is_relative_to(project):
         raise InputError(path, f"a link to {real}, outside the project", "name that file by its own path")
@@ -136,6 +139,8 @@ def _refuse_unless_regular(path: Path) -> None:
 
 
 def _remedy_if_missing(path: Path) -> str:
+    if path.is_symlink():
+        return f"it is a link to {path.readlink()}; name the file itself"
     if path.with_name(f"{path.name}.dvc").is_file():
         return f"run `dvc pull {path}`"
     if not path.parent.is_dir():
@@ -252,9 +257,8 @@ def _csv_header(file: InputFile) -> list[str]:
             raise InputError(f"{file.path} header", str(error), "the first line names the columns") from error
     other = [mark for mark in ";\t|," if mark != file.delimiter and mark in "".join(names)]
     if len(names) == 1 and other:
-        raise InputError(
-            file.path, f"one column {names[0]!r}: the delimiter is not {file.delimiter!r}", f'delimiter: "{other[0]}"'
-        )
+        what = f"one column {names[0]!r}: the delimiter is not {file.delimiter!r}"
+        raise InputError(file.path, what, f'delimiter: "{other[0]}"')
     if len(set(names)) < len(names):
         raise InputError(file.path, f"a column name occurs twice in {names}", "rename the columns")
     return names
@@ -271,29 +275,32 @@ def _read_parquet(file: InputFile) -> Iterator[Record]:
     number, where = 0, str(file.path)
     try:
         parquet = pq.ParquetFile(file.path, page_checksum_verification=True)
-        _refuse_bomb(file, parquet.metadata)
-        for record in arrow_records(where, parquet.iter_batches(batch_size=BATCH_ROWS)):
+        groups = (parquet.metadata.row_group(index) for index in range(parquet.num_row_groups))
+        _refuse_size(file, sum(group.total_byte_size for group in groups))
+        for record in arrow_records(where, _weighed(file, parquet.iter_batches(batch_size=BATCH_ROWS))):
             number = record.number
             yield record
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one of a column's name
         place = f"{where} after row {number}" if number else where
-        raise InputError(
-            place, f"damaged parquet ({str(error).splitlines()[0]})", "download or write it again, or `dvc checkout`"
-        ) from error
+        what = f"damaged parquet ({str(error).splitlines()[0]})"
+        raise InputError(place, what, "download or write it again, or `dvc checkout`") from error
 
 
-def _refuse_bomb(file: InputFile, metadata: pq.FileMetaData) -> None:
-    size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+def _weighed(file: InputFile, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """`batches` until they are too large together: where a text is stored once, the footer counts it once."""
+    size = 0
+    for batch in batches:
+        size += batch.nbytes
+        _refuse_size(file, size)
+        yield batch
+
+
+def _refuse_size(file: InputFile, size: int) -> None:
     if size > MAX_PACKING_RATIO * file.num_bytes:
-        raise InputError(
-            file.path, f"unpacks from {file.num_bytes} to {size} bytes", "write it again with less repetition"
-        )
+        what = f"unpacks from {file.num_bytes} to {size} bytes or more"
+        raise InputError(file.path, what, "write it again with less repetition")
 
 
 _READERS: dict[str, Callable[[InputFile], Iterator[Record]]] = {
-    ".txt": _read_txt,
-    ".csv": _read_csv,
-    ".json": _read_json,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+    ".txt": _read_txt, ".csv": _read_csv, ".json": _read_json, ".jsonl": _read_jsonl, ".parquet": _read_parquet,
+}  # fmt: skip

@@ -43,7 +43,7 @@ def read_table(path: str | Path, schema: pa.Schema | None = None) -> pa.Table:
         raise InputError(path, "no such file", "run the stage that writes it: `dvc repro` knows which")
     try:
         table = pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one of a column's name
         raise InputError(
             path, f"damaged parquet ({str(error).splitlines()[0]})", "restore it: `dvc checkout`, or write it again"
         ) from error

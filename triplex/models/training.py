@@ -1,5 +1,6 @@
 """Gradient descent on batches of a supervised loss, by transformers' Trainer: checkpoints, resume."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
+from triplex.models.digests import Digests
 from triplex.models.optim import OptimConfig
+from triplex.runs import interrupt
+from triplex.runs.checkpoint import newest, write_checkpoint
 from triplex.runs.progress import StepProgress
 
 
@@ -21,8 +24,9 @@ class ShowProgress(TrainerCallback):
         self.shown: dict[str, float] = {}  # nothing before the first loss is known
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress = StepProgress(self.name, state.max_steps, done=state.global_step)
-        self.progress.__enter__()
+        self.progress = StepProgress(self.name, state.max_steps, done=state.global_step).__enter__()
+        # an interrupt skips on_train_end, and a bar that nobody ends leaves the terminal without a cursor
+        self._end = weakref.finalize(self, self.progress.__exit__, None, None, None)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.shown |= {key: value for key, value in kwargs["logs"].items() if key == "loss"}
@@ -31,7 +35,58 @@ class ShowProgress(TrainerCallback):
         self.progress.advance(state.global_step - self.progress.done, **self.shown)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.__exit__(None, None, None)
+        self._end()
+
+
+class WithCheckpoints:
+    """A transformers Trainer whose checkpoints are ours; a class is derived from this one first, then from Trainer."""
+
+    _folder = Path()  # which transformers makes its own folder in
+
+    def _save_checkpoint(self, *arguments: Any) -> None:
+        """What transformers writes in place, written aside and put into a folder that vouches for it."""
+        trainer: Any = self
+        with write_checkpoint(Path(trainer.args.output_dir), trainer.state.global_step) as self._folder:
+            super()._save_checkpoint(*arguments)  # type: ignore[misc]
+            (own,) = self._folder.iterdir()
+            for path in own.iterdir():
+                path.rename(self._folder / path.name)
+            own.rmdir()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Asked for while saving, and once more at the end, where nothing is done with it."""
+        return str(self._folder)
+
+
+class SupervisedTrainer(WithCheckpoints, Trainer):
+    """transformers' Trainer with our checkpoints."""
+
+
+class EndWhenAsked(TrainerCallback):
+    """Saves and ends where the process has been asked to, every `period` optimiser steps."""
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if interrupt.requested() and state.global_step % self.period == 0:
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if asked := interrupt.requested():
+            raise interrupt.Interrupted(asked)
+
+
+def train_from_newest(trainer: Any, state: Path, period: int = 1) -> None:
+    """All steps of a `WithCheckpoints`, from the newest checkpoint in `state` that verifies.
+
+    Where the process is asked to end it does so after a checkpoint, at the end of `period` optimiser steps.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(EndWhenAsked(period))  # the last one: the others hear of the checkpoint before it ends the run
+    checkpoint = newest(state)
+    with interrupt.deferred():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 def train_supervised(
@@ -51,9 +106,9 @@ def train_supervised(
     `seed`; the last, smaller batch is kept.
     """
     arguments = TrainingArguments(**arguments_of(config, len(rows), seed=seed, precision=precision, state=state))
-    trainer = Trainer(model, arguments, data_collator=collate, train_dataset=list(rows), callbacks=[ShowProgress(name)])
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(state)))
+    callbacks: list[TrainerCallback] = [ShowProgress(name), Digests(name, state)]
+    trainer = SupervisedTrainer(model, arguments, data_collator=collate, train_dataset=list(rows), callbacks=callbacks)
+    train_from_newest(trainer, state)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail)
@@ -76,8 +131,7 @@ def arguments_of(config: OptimConfig, num_rows: int, *, seed: int, precision: st
         "data_seed": seed % 2**32,
         "save_strategy": "steps",
         "save_steps": config.checkpoint_every,
-        "save_total_limit": 2,
-        "logging_steps": max(1, steps_an_epoch * config.num_epochs // 20),
+        "logging_steps": 1,  # a checkpoint does not keep the sum of losses since the last log
         "report_to": [],
         "disable_tqdm": True,
         "remove_unused_columns": False,

@@ -9,7 +9,6 @@ A heads, D = H / A, V vocabulary. Masks are bool or 0 and 1; True is a token, Fa
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from triplex.models.causal import position_ids
 from triplex.runs.errors import InputError
-from triplex.runs.files import write_json
+from triplex.runs.files import atomic_folder, write_json
 from triplex.runs.params import Section
 
 ROPE_BASE = 10_000.0
@@ -185,13 +184,9 @@ class TransformerBase(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write the folder, which appears whole or not at all; equal models make equal bytes."""
-        folder = Path(folder)
-        aside = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        write_json(aside / "config.json", self._settings(self.config) | self.for_transformers)
-        save_file(self.state_dict(), aside / "model.safetensors", metadata={"format": "pt"})
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        with atomic_folder(folder, sum(parameter.nbytes for parameter in self.parameters())) as aside:
+            write_json(aside / "config.json", self._settings(self.config) | self.for_transformers)
+            save_file(self.state_dict(), aside / "model.safetensors", metadata={"format": "pt"})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.runs.command import command_line
 from triplex.runs.errors import InputError, errors_in_words
 

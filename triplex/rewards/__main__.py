@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.runs.command import command_line
 from triplex.runs.errors import InputError, errors_in_words
 

@@ -6,7 +6,7 @@ Legend: B sequences, G responses a prompt, P prompt, R response, V vocabulary.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,22 +26,13 @@ from triplex.rl.kl import kl_estimate
 from triplex.rl.losses import aggregate, token_weights
 from triplex.rl.optimizer import make_optimizer
 from triplex.rl.prompts import Prompts
-from triplex.rl.rollout import Responses, check_prompts_fit, decode, encode_prompts, sample_responses
+from triplex.rl.rollout import check_prompts_fit, decode, encode_prompts, sample_responses
+from triplex.rl.step import Place, Rollout, Sampled
 from triplex.rl.summary import mean_kl, reward_summary
+from triplex.runs import interrupt
 from triplex.runs.errors import InputError
 from triplex.runs.seeds import derive_seed
 from triplex.runs.stage import Run
-
-
-class Rollout(NamedTuple):
-    """What a policy answered: of each response its prompt's number and tokens, the response itself, and its text."""
-
-    rows: list[int]
-    prompt_ids: Tensor  # (B, P)
-    prompt_mask: Tensor  # (B, P) bool
-    responses: Responses
-    texts: list[str]
-    ids: list[list[int]]
 
 
 class Trainer:
@@ -76,27 +67,37 @@ class Trainer:
         self.metrics: list[dict[str, Any]] = []
         self.completions: list[dict[str, Any]] = []
         self.stopped: str | None = None
+        self.place = Place()
 
     def train(self) -> None:
-        """Run all steps, from the newest checkpoint of this run when there is one."""
+        """Run all steps, from the newest checkpoint of this run when there is one.
+
+        `Interrupted`, after a checkpoint, when the process has been asked to end.
+        """
         c = self.config
-        first = load_checkpoint(self.run.state, self)
-        self._tell("on_train_begin", first)
-        for step in range(first, c.num_steps):
-            if self.stopped:
-                break
-            self._tell("on_step_begin", step)
-            rollout = self.rollout(step)
-            scored, rewards = self.score(rollout)
-            batch = self.algorithm.estimate_advantages(scored, self.kl.coef)
-            self._tell("on_rollout", step, batch)
-            losses = self.update(step, batch, rollout)
-            self.log(step, rollout, scored, rewards, losses)
-            self._tell("on_step_end", step, self.metrics[-1])
-            if (step + 1) % c.checkpoint_every == 0:
-                save_checkpoint(self.run.state, self, step + 1)
-                self._tell("on_checkpoint", step)
-        self._tell("on_train_end")
+        with interrupt.deferred():
+            load_checkpoint(self)
+            self._tell("on_train_begin", self.place.step)
+            for step in range(self.place.step, c.num_steps):
+                if self.stopped:
+                    break
+                if self.place.sampled is None:  # else the checkpoint lies inside this step
+                    self._tell("on_step_begin", step)
+                    rollout = self.rollout(step)
+                    self.place.sampled = Sampled(rollout, *self.score(rollout))
+                rollout, scored, rewards = self.place.sampled
+                batch = self.algorithm.estimate_advantages(scored, self.kl.coef)
+                self._tell("on_rollout", step, batch)
+                losses = self.update(step, batch, rollout)
+                self.log(step, rollout, scored, rewards, losses)
+                self._tell("on_step_end", step, self.metrics[-1])
+                asked = interrupt.requested()
+                if (step + 1) % c.checkpoint_every == 0 or asked:
+                    save_checkpoint(self)
+                    self._tell("on_checkpoint", step)
+                if asked:
+                    raise interrupt.Interrupted(asked)
+            self._tell("on_train_end")
 
     def stop(self, reason: str) -> None:
         """End training after this step; for callbacks."""
@@ -142,14 +143,19 @@ class Trainer:
         left = 1 - step / c.num_steps if c.lr_schedule == "linear" else 1.0
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * left
-        sums: dict[str, float] = {}
+        minibatches: list[Tensor] = []
         for epoch in range(a.num_epochs):
             generator = torch.Generator().manual_seed(derive_seed(self.run.seed, "shuffle", step, epoch))
-            order = torch.randperm(len(batch), generator=generator).to(self.device)
-            for rows in order.chunk(a.num_minibatches):
-                parts = self._optimizer_step(step, batch.rows(rows), rollout)
-                sums = {key: sums.get(key, 0.0) + value for key, value in parts.items()}
-        return {key: value / (a.num_epochs * a.num_minibatches) for key, value in sums.items()}
+            minibatches += torch.randperm(len(batch), generator=generator).to(self.device).chunk(a.num_minibatches)
+        for rows in minibatches[self.place.descents :]:
+            if asked := interrupt.requested():
+                save_checkpoint(self)
+                raise interrupt.Interrupted(asked)
+            parts = self._optimizer_step(step, batch.rows(rows), rollout)
+            self.place.sums = {key: self.place.sums.get(key, 0.0) + value for key, value in parts.items()}
+            self.place.descents += 1
+        sums, self.place = self.place.sums, Place(step + 1)
+        return {key: value / len(minibatches) for key, value in sums.items()}
 
     def _optimizer_step(self, step: int, minibatch: Batch, rollout: Rollout) -> dict[str, float]:
         """One descent on a mini-batch, whose passes add up to it exactly."""

@@ -1,17 +1,19 @@
 """`params.yaml` into frozen, strict models; a mistake names its key, line, value and remedy."""
 
 import difflib
+import os
+import re
 import reprlib
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.composer import ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, ScalarEvent
 
 from triplex.runs.errors import InputError
 
@@ -21,6 +23,11 @@ SECTIONS = (
     "seed", "compute", "data", "base", "sft", "perplexity", "baseline", "reward", "algorithms", "train",
     "ppo", "grpo", "rloo", "reinforce_pp", "dr_grpo", "dapo", "evaluate",
 )  # fmt: skip
+
+#: plain scalars that readers of YAML 1.1 and 1.2 take for different numbers, or for text
+_TRAP = re.compile(
+    r"[-+]?(0b[01_]+|0[ox][0-9a-fA-F]*_[0-9a-fA-F_]*|(0[0-9][0-9_]*|[0-9]+_[0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?)"
+)
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -47,6 +54,16 @@ class ComputeConfig(Section):
     threads: int = Field(ge=1, le=256, description="CPU threads of torch; another count gives other bytes")
     precision: Literal["float32", "bfloat16"] = Field(description="dtype of forward and backward passes")
 
+    @model_validator(mode="after")
+    def _is_one_process(self) -> Self:
+        world_size = os.environ.get("WORLD_SIZE", "1")
+        if world_size != "1":
+            raise ValueError(
+                f"WORLD_SIZE = {world_size} in the environment, {os.cpu_count()} CPUs here: a stage is one process;"
+                " start it without torchrun or accelerate, or unset WORLD_SIZE"
+            )
+        return self
+
 
 def _refuse_null(value: Any) -> Any:
     if value is None:
@@ -68,12 +85,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise InputError(path, f"{path.stat().st_size} bytes, above the limit of 1 MB")
     try:
         text = path.read_bytes().decode("utf-8")
-        for event in YAML(typ="safe", pure=True).parse(text):
-            if isinstance(event, AliasEvent):  # a few of them can stand for more values than memory holds
-                raise ComposerError(
-                    problem=f"alias *{event.anchor}, write its value out", problem_mark=event.start_mark
-                )
-        value = YAML(typ="safe", pure=True).load(text)
+        value = parse_yaml(text)
     except UnicodeDecodeError as error:
         raise InputError(path, f"not UTF-8 at byte {error.start}", "save the file as UTF-8") from error
     except MarkedYAMLError as error:
@@ -86,6 +98,21 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(path, f"holds {type(value).__name__}, not a mapping of sections")
     return value
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML 1.2 text; YAMLError, ValueError or RecursionError for what is none, an alias, or a number
+    that other readers of YAML take for another."""
+    for event in YAML(typ="safe", pure=True).parse(text):
+        problem = ""
+        if isinstance(event, AliasEvent):  # a few of them can stand for more values than memory holds
+            problem = f"alias *{event.anchor}, write its value out"
+        elif isinstance(event, ScalarEvent) and event.implicit[0] and _TRAP.fullmatch(event.value):
+            number = YAML(typ="safe", pure=True).load(event.value)
+            problem = f'{event.value} is not one number to all readers of YAML, write {number}, or "{event.value}"'
+        if problem:
+            raise ComposerError(problem=problem, problem_mark=event.start_mark)
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -101,11 +128,24 @@ def read_params(model: type[Params], path: Path = PARAMS_FILE) -> Params:
     for key in values:
         if key not in SECTIONS:
             raise InputError(f"{path}{_line(path, (key,))}", f"unknown section {key!r}", nearest(str(key), SECTIONS))
+    for key_path, value in _texts(values):
+        if "${" in value:
+            what = f"{'.'.join(map(str, key_path))} = {reprlib.repr(value)} has a placeholder, and none is filled in"
+            raise InputError(f"{path}{_line(path, key_path)}", what, "write the value itself")
     try:
         return model.model_validate({key: values[key] for key in model.model_fields if key in values})
     except ValidationError as error:
         lines = [_explain(path, model, dict(item)) for item in error.errors(include_url=False)]
         raise InputError(path, f"{len(lines)} mistake(s)\n  " + "\n  ".join(lines)) from None
+
+
+def _texts(node: Any, location: tuple[Any, ...] = ()) -> typing.Iterator[tuple[tuple[Any, ...], str]]:
+    """Every text in a document with its place."""
+    if isinstance(node, str):
+        yield location, node
+    elif isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _texts(value, (*location, key))
 
 
 def _explain(path: Path, model: type[BaseModel], error: dict[str, Any]) -> str:

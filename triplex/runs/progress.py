@@ -7,11 +7,13 @@ from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from triplex.runs import lock
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class StepProgress:
-    """Counts `total` steps of `name`; `advance` shows the given figures beside the count."""
+    """Counts `total` steps of `name`; `advance` shows the given figures beside the count, and is a heartbeat."""
 
     def __init__(self, name: str, total: int, done: int = 0) -> None:
         """`done` of `total` steps lie behind already, as after a resume; they do not count for the ETA."""
@@ -29,6 +31,7 @@ class StepProgress:
     def advance(self, count: int = 1, **figures: float) -> None:
         """`count` more steps are done."""
         self.done += count
+        lock.beat(self.name, self.done, self.total)
         text = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
         now = time.monotonic()
         if self._bar:

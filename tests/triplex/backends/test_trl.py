@@ -94,7 +94,7 @@ def test_loss_is_bradley_terry_by_hand(
         losses.append(-torch.tensor(1 / (1 + 2.718281828459045 ** (scores[1] - scores[0]))).log().item())
     assert max(losses) - min(losses) > 0.2
     train(model, tmp_path, optim=OPTIM.model_copy(update={"num_epochs": 1, "batch_size": 7}))
-    log = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
+    log = json.loads((tmp_path / "step-000001" / "trainer_state.json").read_text())["log_history"]
     assert log[0]["loss"] == pytest.approx(sum(losses) / 7, abs=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_the_state_holds_two_checkpoints_and_nothing_else(
 ) -> None:
     train(new_model(), tmp_path / "state", optim=OPTIM.model_copy(update={"checkpoint_every": 1}))
     assert {path.name for path in tmp_path.rglob("*") if path.parent in (tmp_path, tmp_path / "state")} == {
-        "state", "checkpoint-7", "checkpoint-8",
+        "state", "digests.jsonl", "step-000007", "step-000008",
     }  # fmt: skip
 
 

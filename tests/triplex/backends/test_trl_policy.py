@@ -1,6 +1,8 @@
 """Policies trained by TRL: a few steps of each of its trainers on a small model, with a real composite as reward."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,7 @@ from triplex.rl.callbacks import Callback
 from triplex.rl.config import TrainConfig
 from triplex.rl.prompts import Prompts
 from triplex.rl.records import CompletionFile, MetricFiles
+from triplex.runs import interrupt
 from triplex.runs.errors import InputError
 from triplex.runs.stage import Run
 
@@ -333,6 +336,38 @@ def test_resumed_is_uninterrupted_bit_for_bit(train: Callable[..., Outcome], nam
     assert equal(weights(resumed.folder / "model"), weights(whole.folder / "model"))
     kept = [folder / "completions" / f"{name}.parquet" for folder in (whole.folder, resumed.folder)]
     assert kept[0].read_bytes() == kept[1].read_bytes()
+
+
+class AskAfter(Callback):
+    """The process is asked to end when that step is done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, trainer: Any, step: int, metrics: dict[str, Any]) -> None:
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_asked_to_end_grpo_saves_between_two_samplings_and_ppo_ends_at_once(
+    train: Callable[..., Outcome], name: str
+) -> None:
+    long = {"num_steps": 4, "checkpoint_every": 100}
+    whole = train(name, out="whole", train=long)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        interrupt.install()
+        with pytest.raises(interrupt.Interrupted):
+            train(name, out="asked", train=long, callbacks=[AskAfter(1)])
+    finally:
+        interrupt.install()
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+    resumed = train(name, out="asked", train=long)
+    assert len(resumed.sampled) == (4 if name == "ppo" else 1)  # noticed at the end of the third step
+    assert resumed.rows == whole.rows
+    assert equal(weights(resumed.folder / "model"), weights(whole.folder / "model"))
 
 
 class StopAfter(Callback):

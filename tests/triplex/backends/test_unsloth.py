@@ -16,7 +16,7 @@ no_package = pytest.mark.skipif(find_spec("unsloth") is not None, reason="needs 
 
 @no_gpu
 @no_package
-def test_without_a_gpu_and_the_package_it_says_so_before_it_looks_at_the_model(tmp_path: Path) -> None:
+def test_bad_42_without_a_gpu_and_the_package_it_says_so_before_it_looks_at_the_model(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_policy(tmp_path / "nothing", ADAPTERS, "bfloat16", seed=0)
     assert str(caught.value).splitlines() == [

@@ -56,6 +56,24 @@ def parquet_bomb(folder: Path) -> Path:
     return parquet(pa.table({"text": ["na" * 5000] * 5000}), "zstd")(folder)
 
 
+def parquet_of_one_text(folder: Path) -> Path:
+    """Each text is stored once, and so it is counted in the footer."""
+    path = folder / "rows.parquet"
+    pq.write_table(pa.table({"text": ["na" * 5000] * 5000}), path, compression="zstd")
+    assert pq.read_metadata(path).row_group(0).total_byte_size < 20_000
+    return path
+
+
+def loop(folder: Path) -> Path:
+    (folder / "rows.txt").symlink_to(folder / "rows.txt")
+    return folder / "rows.txt"
+
+
+def dangling(folder: Path) -> Path:
+    (folder / "rows.txt").symlink_to("gone.txt")
+    return folder / "rows.txt"
+
+
 def directory(folder: Path) -> Path:
     (folder / "rows.csv").mkdir()
     return folder / "rows.csv"
@@ -138,10 +156,13 @@ BROKEN = '{"text": "x"}\n' * 5000 + '{"text": "x\n' + '{"text": "x"}\n' * 4999
         pytest.param(lambda folder: folder / "a.txt", ["no such file", "no .txt"], id="bad-28-missing-alone"),
         pytest.param(directory, ["rows.csv", "a directory"], id="bad-28-directory"),
         pytest.param(fifo, ["rows.txt", "a pipe"], id="bad-28-fifo"),
+        pytest.param(loop, ["rows.txt", "symbolic links", "it is a link to"], id="bad-28-link-to-itself"),
+        pytest.param(dangling, ["no such file", "it is a link to gone.txt"], id="bad-28-link-to-nothing"),
         pytest.param(write("a.xlsx", "PK"), ["'.xlsx'", ".parquet", "`format`"], id="bad-28-unknown-format"),
         pytest.param(write("a.jsonl", gzip.compress(b"{}" * 9)), ["packed with gzip"], id="bad-29-gzip-as-jsonl"),
         pytest.param(write("a.csv", b"PK\x03\x04"), ["packed with zip"], id="bad-29-zip-as-csv"),
         pytest.param(parquet_bomb, ["unpacks from"], id="bad-29-parquet-bomb"),
+        pytest.param(parquet_of_one_text, ["unpacks from", "bytes or more"], id="bad-29-parquet-bomb-by-dictionary"),
         pytest.param(write("a.csv", b"PAR1...."), ["parquet, read as .csv"], id="bad-29-parquet-as-csv"),
         pytest.param(write("a.parquet", LFS), ["Git LFS pointer", "git lfs pull"], id="bad-30-lfs-pointer"),
         pytest.param(write("a.txt", DVC), [".dvc pointer", "dvc pull"], id="bad-30-dvc-pointer"),
@@ -267,6 +288,14 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, change
     change(path)
     with pytest.raises(InputError, match="changed while it was read"):
         list(records)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_bad_28_a_file_without_permission_is_an_error(tmp_path: Path) -> None:
+    path = write("a.txt", "one\n")(tmp_path)
+    path.chmod(0)
+    with pytest.raises(InputError, match="no permission to read it"):
+        open_file(path)
 
 
 def test_bad_28_a_link_out_of_the_project_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

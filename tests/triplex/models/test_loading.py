@@ -1,4 +1,5 @@
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -60,9 +61,16 @@ def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Damage:
     return damage
 
 
-def raw(change: Callable[[bytes], bytes], file: str = "model.safetensors") -> Damage:
+def raw(
+    change: Callable[[bytes], bytes], file: str = "model.safetensors", before: Damage = lambda folder: None
+) -> Damage:
     """Change a file's bytes."""
-    return lambda folder: (folder / file).write_bytes(change((folder / file).read_bytes())) and None
+
+    def damage(folder: Path) -> None:
+        before(folder)
+        (folder / file).write_bytes(change((folder / file).read_bytes()))
+
+    return damage
 
 
 def remove(file: str) -> Damage:
@@ -70,10 +78,15 @@ def remove(file: str) -> Damage:
 
 
 def add(file: str, content: bytes = b"") -> Damage:
-    return lambda folder: (folder / file).write_bytes(content) and None
+
+    def damage(folder: Path) -> None:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_bytes(content)
+
+    return damage
 
 
-def header(entries: dict[str, Any], data: bytes = b"") -> bytes:
+def header(entries: Any, data: bytes = b"") -> bytes:
     """A safetensors file with that header."""
     text = json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -82,6 +95,10 @@ def header(entries: dict[str, Any], data: bytes = b"") -> bytes:
 def pickled(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
+
+
+def pickled_shards(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00002.bin")
 
 
 def sharded(folder: Path) -> None:
@@ -96,7 +113,7 @@ def shard_lost(folder: Path) -> None:
     sorted(folder.glob("model-*.safetensors"))[-1].unlink()
 
 
-def index_changed(change: Callable[[dict[str, str]], dict[str, str]]) -> Damage:
+def index_changed(change: Callable[[dict[str, str]], Any]) -> Damage:
     def damage(folder: Path) -> None:
         sharded(folder)
         file = folder / "model.safetensors.index.json"
@@ -104,6 +121,12 @@ def index_changed(change: Callable[[dict[str, str]], dict[str, str]]) -> Damage:
         file.write_text(json.dumps(index | {"weight_map": change(index["weight_map"])}))
 
     return damage
+
+
+def elsewhere(folder: Path) -> None:
+    """Good weights, beside the folder."""
+    shutil.copy(folder / "model.safetensors", folder.parent)
+    index_changed(lambda weight_map: dict.fromkeys(weight_map, "../model.safetensors"))(folder)
 
 
 def larger_tokenizer(folder: Path) -> None:
@@ -130,7 +153,13 @@ def bad(number: int, name: str, damage: Damage, said: str) -> Any:
 
 
 NORM = "transformer.h.1.ln_2.weight"
-ONE_TENSOR = {"a": {"dtype": "F32", "shape": [2, 10**9], "data_offsets": [0, 8]}}
+SOUND_TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+INDEX = "model.safetensors.index.json"
+
+
+def one_tensor(**changes: Any) -> bytes:
+    """A safetensors file of 8 bytes that says of itself what is not so: two thousand million numbers, or `changes`."""
+    return header({"a": SOUND_TENSOR | {"shape": [2, 10**9]} | changes}, bytes(8))
 
 
 @pytest.mark.parametrize(
@@ -154,10 +183,27 @@ ONE_TENSOR = {"a": {"dtype": "F32", "shape": [2, 10**9], "data_offsets": [0, 8]}
         bad(50, "shard-lost", shard_lost, "has no model-00003-of-00003.safetensors"),
         bad(50, "no-weights", remove("model.safetensors"), "has no model.safetensors"),
         bad(50, "index-too-short", index_changed(lambda m: dict.fromkeys(m, min(m.values()))), "missing weights"),
-        bad(50, "index-elsewhere", index_changed(lambda m: dict.fromkeys(m, "../x.safetensors")), "has no ../x.safet"),
+        bad(50, "index-elsewhere", elsewhere, "weight_map names '../model.safetensors', no file of the folder"),
+        bad(50, "index-absolute", index_changed(lambda m: dict.fromkeys(m, "/x.safetensors")), "no file of the folder"),
+        bad(50, "index-numbers", index_changed(lambda m: dict.fromkeys(m, 7)), "weight_map names 7, no file"),
+        bad(50, "index-lists", index_changed(lambda m: {key: [] for key in m}), "weight_map names [], no file"),
+        bad(50, "index-list", index_changed(lambda m: list(m)), "no file of the folder"),
+        bad(50, "index-without", raw(lambda b: b"{}", INDEX, sharded), "weight_map names None, no file"),
         bad(50, "index-empty", index_changed(lambda m: {}), "transformers cannot read it"),
         bad(51, "pickle", pickled, "has only pickle weights (pytorch_model.bin)"),
+        bad(51, "pickle-shards", pickled_shards, "has only pickle weights (pytorch_model-00001-of-00002.bin)"),
         bad(52, "code", add("modeling_mine.py"), "wants to run its own code (modeling_mine.py)"),
+        bad(52, "code-below", add("code/mine.py"), "wants to run its own code (code/mine.py)"),
+        bad(52, "code-beside-weights", add("__init__.py"), "wants to run its own code (__init__.py)"),
+        bad(
+            52, "nested-code", settings("config.json", text_config={"layers": [{"auto_map": {"AutoModel": "m.M"}}]}),
+            "wants to run its own code (auto_map in config.json)",
+        ),
+        bad(
+            52, "generation-code", settings("generation_config.json", auto_map={}),
+            "wants to run its own code (auto_map in generation_config.json)",
+        ),
+        bad(52, "processor-code", add("preprocessor_config.json", b'{"auto_map": {}}'), "(auto_map in preprocessor_c"),
         bad(52, "model-code", settings("config.json", auto_map={"AutoModel": "m.M"}), "(auto_map in config.json)"),
         bad(
             52, "tokenizer-code", settings("tokenizer_config.json", auto_map={"AutoTokenizer": ["t.T", None]}),
@@ -172,10 +218,21 @@ ONE_TENSOR = {"a": {"dtype": "F32", "shape": [2, 10**9], "data_offsets": [0, 8]}
         bad(56, "inf", weights(lambda w: w[NORM][3:4].fill_(float("-inf"))), f"weights of '{NORM}' are not finite"),
         bad(58, "adapter", adapter, "holds an adapter\n  remedy: merge it into its base (peft: merge_and_unload)"),
         bad(58, "adapter-beside-model", add("adapter_config.json", b"{}"), "holds an adapter"),
-        bad(60, "lying-length", raw(lambda b: struct.pack("<Q", 10**12) + b[8:]), "damaged safetensors"),
-        bad(60, "lying-shape", raw(lambda b: header(ONE_TENSOR, bytes(8))), "damaged safetensors"),
+        bad(60, "lying-length", raw(lambda b: struct.pack("<Q", 10**12) + b[8:]), "a header of 1000000000000 bytes"),
+        bad(60, "lying-shape", raw(lambda b: one_tensor()), "a of shape [2, 1000000000] is said to lie in bytes 0 to"),
+        bad(60, "lying-end", raw(lambda b: one_tensor(shape=[4], data_offsets=[0, 16])), "bytes 0 to 16"),
+        bad(60, "before-the-begin", raw(lambda b: one_tensor(shape=[4], data_offsets=[-8, 8])), "bytes -8 to 8"),
+        bad(60, "backwards", raw(lambda b: one_tensor(shape=[-2], data_offsets=[8, 0])), "bytes 8 to 0"),
+        bad(60, "many-dimensions", raw(lambda b: one_tensor(shape=[10**9] * 10**6)), "a of shape [-1] is said"),
+        bad(60, "unknown-type", raw(lambda b: one_tensor(dtype="X8")), "KeyError: 'X8'"),
+        bad(60, "shape-of-words", raw(lambda b: one_tensor(shape=["2"])), "damaged safetensors"),
+        bad(60, "two-in-one-place", raw(lambda b: header(dict.fromkeys("ab", SOUND_TENSOR), bytes(8))), "damaged safe"),
         bad(60, "lying-offsets", raw(lambda b: b[:-100]), "damaged safetensors"),
         bad(60, "no-header", raw(lambda b: b"not safetensors at all"), "damaged safetensors"),
+        bad(60, "header-cut", raw(lambda b: b[:300]), "damaged safetensors"),
+        bad(60, "header-list", raw(lambda b: header([1, 2])), "damaged safetensors"),
+        bad(60, "header-number", raw(lambda b: header({"a": 1})), "damaged safetensors"),
+        bad(60, "header-deep", raw(lambda b: struct.pack("<Q", 10**5) + b"[" * 10**5), "RecursionError"),
         bad(61, "encoder-decoder", encoder_decoder, "holds ['T5ForConditionalGeneration'], needed is a *ForCausalLM"),
         bad(
             61, "classifier", settings("config.json", architectures=["GPT2ForSequenceClassification"]),
@@ -198,6 +255,24 @@ def test_bad_60_header_of_100_000_entries(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(header(entries, bytes(400_000)))
     with pytest.raises(InputError, match=r"model.safetensors: names 100000 tensors, above 50000"):
         load_causal_lm(folder)
+
+
+def test_bad_60_header_of_20_mb(folder: Path) -> None:
+    text = b"{" + b" " * 20 * 2**20 + b"}"
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(InputError, match=r"a header of 20971522 bytes in a file of 20971530, at most 16777216"):
+        load_causal_lm(folder)
+
+
+def test_bad_52_a_word_of_the_vocabulary_is_no_wish_to_run_code(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab["auto_map"] = vocab.pop(max(vocab, key=vocab.get))
+    tokenizer["model"]["merges"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "modules.json").write_text("[]")  # as sentence-transformers has it
+    _, loaded = load_causal_lm(folder)
+    assert "auto_map" in loaded.get_vocab()
 
 
 @pytest.mark.parametrize("path", ["nowhere", "model/config.json"])

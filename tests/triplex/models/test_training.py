@@ -1,4 +1,8 @@
-from collections.abc import Callable
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,9 @@ from triplex.models.lora import with_adapters, without_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.models.packing import Example, collate, pack
 from triplex.models.training import train_supervised
+from triplex.runs import interrupt
+from triplex.runs.checkpoint import MANIFEST, newest, write_checkpoint
+from triplex.runs.digests import LIVE
 
 OPTIM = OptimConfig(
     num_epochs=2, batch_size=2, learning_rate=1e-2, warmup_frac=0.1, weight_decay=0.01, max_grad_norm=1.0,
@@ -38,7 +45,11 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def interrupt(model: Any, state: Path, at_step: int) -> None:
+def checkpoints(state: Path) -> set[str]:
+    return {path.name for path in state.iterdir()} - {LIVE}
+
+
+def die_after(model: Any, state: Path, at_step: int, *, optim: OptimConfig = OPTIM) -> None:
     """Train until that step has been taken, then die."""
 
     def die(module: torch.nn.Module, _inputs: Any) -> None:
@@ -50,7 +61,7 @@ def interrupt(model: Any, state: Path, at_step: int) -> None:
     steps_taken: list[int] = []
     hook = model.register_forward_pre_hook(die)
     with pytest.raises(StopError):
-        train(model, state)
+        train(model, state, optim=optim)
     hook.remove()
 
 
@@ -101,10 +112,8 @@ def test_resumed_is_uninterrupted_bit_for_bit(
 ) -> None:
     """Checkpoints are at steps 3 and 6 of 8; an epoch has 4 steps."""
     state = tmp_path / "state"
-    interrupt(tiny_lm(), state, at_step)
-    assert {path.name for path in state.iterdir()} == {"checkpoint-3", "checkpoint-6"} - (
-        {"checkpoint-6"} if at_step < 6 else set()
-    )
+    die_after(tiny_lm(), state, at_step)
+    assert checkpoints(state) == {"step-000003", "step-000006"} - ({"step-000006"} if at_step < 6 else set())
     model = tiny_lm(seed=99)  # its weights come from the checkpoint
     train(model, state)
     assert equal(weights(model), trained)
@@ -113,28 +122,143 @@ def test_resumed_is_uninterrupted_bit_for_bit(
 def test_resumed_with_dropout_is_uninterrupted(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
     """The generators' states are in the checkpoint as well."""
 
-    def with_dropout() -> Any:
-        model = tiny_lm()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.1
-        return model
-
-    whole, resumed, plain = with_dropout(), with_dropout(), tiny_lm()
+    whole, resumed, plain = dropping(tiny_lm, 0.1), dropping(tiny_lm, 0.1), tiny_lm()
     train(whole, tmp_path / "whole")
     train(plain, tmp_path / "plain")
     assert not equal(weights(whole), weights(plain))
-    interrupt(with_dropout(), tmp_path / "state", at_step=4)
+    die_after(dropping(tiny_lm, 0.1), tmp_path / "state", at_step=4)
     torch.rand(10)
     train(resumed, tmp_path / "state")
     assert equal(weights(whole), weights(resumed))
+
+
+EVERY_STEP = OPTIM.model_copy(update={"checkpoint_every": 1})
+
+
+def dropping(tiny_lm: Callable[..., Any], rate: float) -> Any:
+    model = tiny_lm()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+    return model
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_killed_after_any_step_again_and_again_it_is_uninterrupted(
+    tmp_path: Path, tiny_lm: Callable[..., Any], rate: float
+) -> None:
+    """Through the ends of both epochs and their smaller last batches: weights, loss and the digests of each step."""
+    whole, state = dropping(tiny_lm, rate), tmp_path / "state"
+    loss = train(whole, tmp_path / "whole", optim=EVERY_STEP)
+    for step in range(1, 8):
+        die_after(dropping(tiny_lm, rate), state, 1, optim=EVERY_STEP)
+        assert newest(state) == state / f"step-{step:06d}"
+        torch.rand(step)
+    last = dropping(tiny_lm, rate)
+    assert train(last, state, optim=EVERY_STEP) == loss
+    assert equal(weights(last), weights(whole))
+    assert (state / LIVE).read_bytes() == (tmp_path / "whole" / LIVE).read_bytes()
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    interrupt.install()
+    yield
+    interrupt.install()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("step", [1, 4, 8])
+def test_asked_to_end_it_saves_after_the_step_that_it_is_in(
+    tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor], step: int, number: int, code: int
+) -> None:
+    model, passes = tiny_lm(), []
+
+    def ask(module: torch.nn.Module, _inputs: Any) -> None:
+        passes.append(1)
+        if len(passes) == step:
+            os.kill(os.getpid(), number)
+
+    model.register_forward_pre_hook(ask)
+    with pytest.raises(interrupt.Interrupted) as found:
+        train(model, tmp_path)
+    assert found.value.code == code
+    assert len(passes) == step
+    assert newest(tmp_path) == tmp_path / f"step-{step:06d}"
+    interrupt.install()
+    resumed = tiny_lm(seed=99)
+    train(resumed, tmp_path)
+    assert equal(weights(resumed), trained)
+
+
+def other_generators(folder: Path) -> None:
+    torch.rand(1)
+    state = torch.load(folder / "rng_state.pth", weights_only=False)  # our own, with numpy's arrays in it
+    torch.save(state | {"cpu": torch.get_rng_state()}, folder / "rng_state.pth")
+
+
+def no_moments(folder: Path) -> None:
+    state = torch.load(folder / "optimizer.pt", weights_only=True)
+    torch.save(state | {"state": {}}, folder / "optimizer.pt")
+
+
+def another_rate(folder: Path) -> None:
+    state = torch.load(folder / "scheduler.pt", weights_only=True)
+    torch.save(state | {"last_epoch": 1}, folder / "scheduler.pt")
+
+
+def another_place(folder: Path) -> None:
+    state = json.loads((folder / "trainer_state.json").read_text())
+    (folder / "trainer_state.json").write_text(json.dumps(state | {"global_step": state["global_step"] - 1}))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_seen"),
+    [(lambda folder: None, False), (other_generators, True), (no_moments, True), (another_rate, True),
+     (another_place, True)],
+)  # fmt: skip
+def test_each_part_of_the_state_is_needed(
+    tmp_path: Path, tiny_lm: Callable[..., Any], change: Callable[[Path], None], is_seen: bool
+) -> None:
+    whole, state = dropping(tiny_lm, 0.1), tmp_path / "state"
+    train(whole, tmp_path / "whole")
+    die_after(dropping(tiny_lm, 0.1), state, 5)
+    path = newest(state)
+    assert path is not None
+    with write_checkpoint(state, int(path.name[-1])) as folder:  # as if it had been written so
+        shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        change(folder)
+    resumed = dropping(tiny_lm, 0.1)
+    train(resumed, state)
+    assert equal(weights(whole), weights(resumed)) != is_seen
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_older(
+    tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: list[str] = []
+    die_after(tiny_lm(), tmp_path / "first", 7)
+    for file in sorted((tmp_path / "first" / "step-000006").iterdir()):
+        names.append(file.name)
+        state = tmp_path / file.name
+        shutil.copytree(tmp_path / "first", state)
+        os.truncate(state / "step-000006" / file.name, file.stat().st_size - 1)
+        model = tiny_lm()
+        train(model, state)
+        assert equal(weights(model), trained)
+        assert f"step-000006 skipped: {file.name} has " in capsys.readouterr().err
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} < set(names)
 
 
 def test_interrupted_before_a_checkpoint_starts_again(
     tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor]
 ) -> None:
     state = tmp_path / "state"
-    interrupt(tiny_lm(), state, at_step=2)
+    die_after(tiny_lm(), state, at_step=2)
     model = tiny_lm()
     train(model, state)
     assert equal(weights(model), trained)
@@ -151,7 +275,7 @@ def test_a_finished_run_started_again_changes_nothing(
 
 def test_two_checkpoints_are_kept(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
     train(tiny_lm(), tmp_path, optim=OPTIM.model_copy(update={"checkpoint_every": 1}))
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-7", "checkpoint-8"}
+    assert checkpoints(tmp_path) == {"step-000007", "step-000008"}
 
 
 def test_a_step_is_the_gradient_of_all_its_tokens(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
@@ -219,7 +343,7 @@ def test_resumed_adapters_are_uninterrupted_adapters(tmp_path: Path, tiny_lm: Ca
 
     whole, resumed = adapted(1), adapted(2)
     train(whole, tmp_path / "whole")
-    interrupt(adapted(1), tmp_path / "state", at_step=5)
+    die_after(adapted(1), tmp_path / "state", at_step=5)
     train(resumed, tmp_path / "state")
     assert equal(weights(whole), weights(resumed))
 

@@ -148,13 +148,13 @@ def test_steps_that_do_not_ascend_are_refused(steps: Steps, named: str) -> None:
 @pytest.mark.parametrize(
     "weights",
     [
-        pytest.param((-0.5, 0.5, 1.0), id="40-negative"),
-        pytest.param((0.0, 0.0, 0.0), id="40-sum-0"),
-        pytest.param((0.5, 0.5, 0.5), id="40-sum-above-1"),
-        pytest.param((math.nan, 0.5, 0.5), id="40-nan"),
-        pytest.param((0.5, 0.5), id="40-two"),
-        pytest.param((0.25, 0.25, 0.25, 0.25), id="40-four"),
-        pytest.param((), id="40-none"),
+        pytest.param((-0.5, 0.5, 1.0), id="bad-40-negative"),
+        pytest.param((0.0, 0.0, 0.0), id="bad-40-sum-0"),
+        pytest.param((0.5, 0.5, 0.5), id="bad-40-sum-above-1"),
+        pytest.param((math.nan, 0.5, 0.5), id="bad-40-nan"),
+        pytest.param((0.5, 0.5), id="bad-40-two"),
+        pytest.param((0.25, 0.25, 0.25, 0.25), id="bad-40-four"),
+        pytest.param((), id="bad-40-none"),
     ],
 )
 def test_weights_that_are_none_are_refused(weights: tuple[float, ...]) -> None:

@@ -166,20 +166,20 @@ def test_24_empty_texts_and_no_texts_have_values(scorer: FrozenScorer) -> None:
 
 
 ONE_WORD = {
-    "20-emoji-zwj": "👩\u200d👩\u200d👧",
-    "20-right-to-left": "שלום",
-    "20-combining": "e\u0301",
-    "21-punctuation": "?!...",
-    "21-space": " ",
-    "21-blank-lines": "\n\n",
-    "21-no-break-space": "a\u00a0.",
-    "22-one-token": "x",
-    "22-one-word": " kettle",
-    "17-nul": "\x00",
-    "17-replacement": "\ufffd",
-    "17-line-separator": "\u2028",
+    "bad-20-emoji-zwj": "👩\u200d👩\u200d👧",
+    "bad-20-right-to-left": "שלום",
+    "bad-20-combining": "e\u0301",
+    "bad-21-punctuation": "?!...",
+    "bad-21-space": " ",
+    "bad-21-blank-lines": "\n\n",
+    "bad-21-no-break-space": "a\u00a0.",
+    "bad-22-one-token": "x",
+    "bad-22-one-word": " kettle",
+    "bad-17-nul": "\x00",
+    "bad-17-replacement": "\ufffd",
+    "bad-17-line-separator": "\u2028",
 }
-WORDS = {"20-cjk": "今天天气好", "20-thai": "ภาษา", "20-mixed": "שלום. 👩\u200d👧 今天!"}
+WORDS = {"bad-20-cjk": "今天天气好", "bad-20-thai": "ภาษา", "bad-20-mixed": "שלום. 👩\u200d👧 今天!"}
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in (ONE_WORD | WORDS).items()])

@@ -121,10 +121,35 @@ def test_dvc_reads_the_same_values(path: Path) -> None:
 
 def test_bad_34_dvc_and_we_fall_into_no_trap_of_yaml_1_1(file: Path) -> None:
     """What looks like a number is that number, the rest a string, which no number's key takes."""
-    file.write_text("a: no\nb: on\nc: 08\nd: 1_000\ne: 12:30\nf: 1e5\ng: 010\nh: ~\n")
-    expected = {"a": "no", "b": "on", "c": 8, "d": 1000, "e": "12:30", "f": 1e5, "g": 10, "h": None}
+    file.write_text(
+        "a: no\nb: on\nc: 0\nd: 0.5\ne: 12:30\nf: 1e5\ng: 0o17\nh: ~\ni: 0x1F\nj: 1_a\nk: 01.02.03\nl: '08'\n"
+    )
+    expected = {
+        "a": "no", "b": "on", "c": 0, "d": 0.5, "e": "12:30", "f": 1e5, "g": 15, "h": None, "i": 31, "j": "1_a",
+        "k": "01.02.03", "l": "08",
+    }  # fmt: skip
     assert load_yaml(file) == expected
     assert parse_yaml(file.read_text(), file) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        pytest.param(text, number, id=f"bad-34-{text}")
+        for text, number in {
+            "08": "8", "010": "10", "-007": "-7", "1_000": "1000", "1_0.5": "10.5", "08.5": "8.5", "01e3": "1000.0",
+            "0b11": "3", "0x1_0": "16",
+        }.items()
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["seed: {}", "data: {{x: [1, {}]}}", "compute:\n  - {}"])
+def test_a_number_that_others_read_as_another_is_refused(file: Path, text: str, number: str, place: str) -> None:
+    file.write_text("# first line\n" + place.format(text))
+    with pytest.raises(InputError) as raised:
+        load_yaml(file)
+    line = 1 + (2 if place.startswith("compute") else 1)
+    what = f'{text} is not one number to all readers of YAML, write {number}, or "{text}"'
+    assert str(raised.value).startswith(f"{file} line {line}: {what}\n  remedy: ")
 
 
 def bad(number: int, name: str, key: str, new: str, said: str) -> object:
@@ -192,6 +217,10 @@ def bad(number: int, name: str, key: str, new: str, said: str) -> object:
         bad(43, "impossible-date", "seed", "seed: 2026-13-45", "month must be in 1..12"),
         bad(43, "python-tag", "seed", "seed: !!python/object:os.system x", "could not determine a constructor"),
         bad(43, "brackets", "seed", "seed: " + "[" * 500 + "]" * 500, "recursion"),
+        bad(44, "placeholder", "seed", "seed: ${SEED}", "seed = '${SEED}' has a placeholder, and none is filled in"),
+        bad(44, "part", "base.model.architecture", "architecture: a${B}", "base.model.architecture = 'a${B}' has a pl"),
+        bad(44, "braces", "seed", 'seed: "{{ seed }}"', "seed = '{{ seed }}': Input should be a valid integer"),
+        bad(47, "world-size", "compute.threads", "world_size: 4\n  threads: 2", "compute.world_size: unknown key"),
         bad(43, "documents", "seed", "seed: 7\n---", "but found another document"),
     ],
 )  # fmt: skip
@@ -243,6 +272,21 @@ def test_batch_is_whole_groups_and_minibatches(read: Read, algorithm: str, size:
     params = read(edit("train.batch_size", f"batch_size: {size}", edit("grpo.group_size", "group_size: 8")))
     with pytest.raises(InputError, match=said):
         check_sizes(params.train, PPO(params.ppo) if algorithm == "ppo" else GRPO(params.grpo), num_prompts=10)
+
+
+def test_bad_44_the_line_of_a_placeholder_in_a_list_is_named(file: Path) -> None:
+    file.write_text("seed: 1\ndata:\n  files:\n    - a.txt\n    - ${HOME}/b.txt\n")
+    with pytest.raises(InputError, match=r"params.yaml line 5: data.files.1 = '\$\{HOME\}/b.txt' has a placeholder"):
+        read_params(Params, file)
+
+
+def test_bad_47_one_process_of_several_is_refused(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert read(GOOD).seed == 7
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    line = line_of("compute")
+    with pytest.raises(InputError, match=rf"line {line}: compute: WORLD_SIZE = 4 in the environment, \d+ CPUs here: a"):
+        read(GOOD)
 
 
 def test_bad_43_billion_laughs_fails_at_once(file: Path) -> None:

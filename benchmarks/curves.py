@@ -1,0 +1,69 @@
+"""What `benchmarks.algorithms --out FOLDER` has kept as one picture: rewards step by step, and against KL at the end.
+
+    python -m benchmarks.curves FOLDER --out docs/learning.png
+
+On the left the mean reward of each step's samples, a line an algorithm and backend, averaged over seeds and smoothed
+over ten steps; on the right what the policies earn on held-out prompts against how far they went, with 95 % intervals.
+"""
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+SMOOTHED = 10
+COLOURS = ("#2B6FD0", "#D07A00", "#00A878", "#B4436C", "#6C5CE7", "#5C6B73", "#8AB17D", "#A0522D")
+
+
+def main() -> None:
+    """Read, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of benchmarks.algorithms --out")
+    parser.add_argument("--out", type=Path, required=True, help="the picture, a .png")
+    options = parser.parse_args()
+    steps, ends = read(options.folder)
+    draw(steps, ends, options.out)
+
+
+def read(folder: Path) -> tuple[dict[str, list[list[float]]], dict[str, list[dict[str, Any]]]]:
+    """By algorithm and run: rewards of the steps, a list a seed; held-out results, one a seed."""
+    steps, ends = defaultdict(list), defaultdict(list)
+    for run in sorted(folder.iterdir()):
+        _, _, setting = run.name.partition("-")
+        models = json.loads((run / "eval.json").read_text(encoding="utf-8"))["models"]
+        for path in sorted((run / "metrics").glob("*.tsv")):
+            name = path.stem if "+" in setting else f"{path.stem}, {setting}"
+            with path.open(encoding="utf-8", newline="") as file:
+                steps[name].append([float(row["reward"]) for row in csv.DictReader(file, dialect="excel-tab")])
+            ends[name].append(models[path.stem])
+    return steps, ends
+
+
+def draw(steps: dict[str, list[list[float]]], ends: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Both halves of the picture."""
+    figure = Figure(figsize=(12, 5.5), layout="constrained", dpi=120)
+    left, right = figure.subplots(1, 2)
+    for name, colour in zip(steps, COLOURS, strict=False):
+        rewards = np.mean(steps[name], 0)
+        left.plot(np.convolve(rewards, np.ones(SMOOTHED) / SMOOTHED, "valid"), color=colour, linewidth=1.5, label=name)
+        for end in ends[name]:
+            mean, low, high = (end["reward"][key] for key in ("mean", "ci_low", "ci_high"))
+            error = [[mean - low], [high - mean]]
+            marker = "s" if "trl" in name else "o"
+            right.errorbar(end["kl_nats"], mean, error, color=colour, fmt=marker, markersize=5, linewidth=1, capsize=2)
+    left.set(xlabel="step", title="reward of the samples")
+    right.set(xlabel="KL to the SFT model, nats per token", title="held-out reward, 95 % interval")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

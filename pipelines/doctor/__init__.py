@@ -1,0 +1,1 @@
+"""What is wrong with a project on this machine, and its repair."""

@@ -1,0 +1,82 @@
+"""A DVC remote in S3, on loopback: what was pushed comes back byte for byte after cache and workspace are lost."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipelines.doctor.lock_file import broken_lock
+from pipelines.doctor.objects import corrupt_objects
+from pipelines.doctor.remote import unreachable_remotes
+from tests.pipelines.doctor.conftest import changed, contents, dvc, finished, finished_once, rot
+
+__all__ = ["finished", "finished_once"]
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "toy", "AWS_SECRET_ACCESS_KEY": "toy", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture
+def store(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an S3 server that is the default remote of the current project."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="triplex")
+        dvc("remote", "add", "--default", "store", "s3://triplex/runs")
+        dvc("remote", "modify", "store", "endpointurl", url)
+        yield url
+    finally:
+        server.stop()
+
+
+def lose_everything() -> None:
+    shutil.rmtree(".dvc/cache")
+    shutil.rmtree("models")
+
+
+def test_what_was_pushed_comes_back_after_cache_and_workspace_are_lost(store: str) -> None:
+    models, lock = contents("models"), Path("dvc.lock").read_bytes()
+    assert list(unreachable_remotes()) == []
+    dvc("push", "--run-cache")
+    lose_everything()
+    assert changed() != {}
+    dvc("pull", "--run-cache")
+    assert contents("models") == models
+    assert Path("dvc.lock").read_bytes() == lock
+    assert changed() == {}
+    assert list(unreachable_remotes()) == []
+
+
+def test_a_lock_that_is_lost_with_the_cache_comes_back_without_a_stage_running(store: str) -> None:
+    models, lock = contents("models"), Path("dvc.lock").read_bytes()
+    dvc("push", "--run-cache")
+    lose_everything()
+    Path("dvc.lock").write_bytes(b"")
+    (finding,) = broken_lock()
+    assert finding.repair
+    assert finding.repair().startswith("written anew, 0 stages from the run cache and 0 from the last commit")
+    dvc("fetch", "--run-cache")
+    told = dvc("repro", "--pull")
+    assert told.count("is cached - skipping run") == 2
+    assert "Running stage" not in told
+    assert Path("dvc.lock").read_bytes() == lock
+    assert contents("models") == models
+
+
+def test_a_corrupt_object_is_fetched_again(store: str) -> None:
+    models = contents("models")
+    dvc("push")
+    damaged = next(path for path in sorted(Path(".dvc/cache/files/md5").rglob("*")) if path.is_file())
+    rot(damaged)
+    shutil.rmtree("models")
+    (finding,) = corrupt_objects()
+    assert finding.repair
+    finding.repair()
+    dvc("pull")
+    assert contents("models") == models

@@ -1,0 +1,21 @@
+"""What libraries would tell their makers, switched off: whatever can be started imports this before them.
+
+What the user has set stays. docs/security.md tells which library reads which name.
+"""
+
+import os
+
+SWITCHES = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "DVC_NO_ANALYTICS": "1",
+    "ITERATIVE_DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "UNSLOTH_DISABLE_STATISTICS": "1",
+}
+
+for name, value in SWITCHES.items():
+    os.environ.setdefault(name, value)
