@@ -9,7 +9,7 @@ params.yaml, DVC, the doctor. Prints Markdown; exit code 1 if a fault stayed unn
 - found: the doctor names it, as nobody reads this file or DVC trusts it
 - seen as a change: DVC says that stages must run again, so results are those of the file as it now is; params.yaml is
   the user's, a changed digit in it is a changed wish, and `git diff` shows it
-- same content: other bytes that say the same, a space or a quote
+- same content: other bytes that say the same, a space, a quote, a letter of a comment; `git diff` shows it
 - silent: none of these
 """
 

@@ -103,10 +103,10 @@ def test_manifests_cite_every_input_and_output(repro: Path) -> None:
     assert manifest["params"]["ppo"]["gae_lambda"] == 0.95
 
 
-def test_a_stage_and_the_first_steps_of_every_training_verify(repro: Path) -> None:
+def test_a_stage_and_the_first_steps_of_a_training_verify(repro: Path) -> None:
     assert "MATCH: sft\n" in run(repro, "pipelines", "verify", "--stage", "sft")
-    expected = "MATCH: the first 2 steps of base, sft, reward, train@ppo, train@grpo\n"
-    assert expected in run(repro, "pipelines", "verify", "--steps", "2")
+    output = run(repro, "pipelines", "verify", "--steps", "2", "--stage", "train@ppo")
+    assert "MATCH: the first 2 steps of train@ppo\n" in output
 
 
 def test_held_out_prompts_never_occur_in_training(repro: Path) -> None:

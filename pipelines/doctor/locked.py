@@ -48,6 +48,11 @@ def md5_file(path: Path) -> str:
         return hashlib.file_digest(file, _new_md5).hexdigest()
 
 
+def files_below(path: Path) -> set[str]:
+    """The file, or every file of the folder, by its path."""
+    return {file.as_posix() for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()}
+
+
 def md5_listing(folder: Path, files: set[str]) -> str:
     """DVC's name for a folder with these files: the MD5 of their list, and .dir."""
     names = sorted((Path(name).relative_to(folder).as_posix(), name) for name in files)
@@ -86,8 +91,11 @@ def files_of(entry: Entry) -> dict[str, str] | None:
 def measured(entry: Entry) -> tuple[int, int | None] | None:
     """(bytes, number of files of a folder) of what an entry names, None where neither cache nor workspace has it."""
     files = files_of(entry)
-    if files is None:
-        return None
+    if files is None:  # a folder that git keeps, or whose list is lost
+        there = files_below(Path(entry.path))
+        if md5_listing(Path(entry.path), there) != entry.md5:
+            return None
+        return sum(Path(name).stat().st_size for name in there), len(there)
     sizes = [_size(path, md5) for path, md5 in files.items()]
     if None in sizes:
         return None

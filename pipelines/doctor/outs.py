@@ -5,7 +5,16 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.doctor.finding import Finding, set_aside
-from pipelines.doctor.locked import Entry, entries, files_of, md5_file, md5_listing, object_path, stages_in_lock
+from pipelines.doctor.locked import (
+    Entry,
+    entries,
+    files_below,
+    files_of,
+    md5_file,
+    md5_listing,
+    object_path,
+    stages_in_lock,
+)
 from triplex.runs.errors import InputError
 from triplex.runs.manifest import declarations, hash_files, manifest_path, read_manifest
 
@@ -51,10 +60,9 @@ def _hashes(out: str) -> dict[str, object]:
 
 def _differing(entry: Entry) -> list[str]:
     """The files of an out that differ from, are missing in, or are added to what the cache's list says."""
-    expected, root = files_of(entry), Path(entry.path)
-    there = {path.as_posix() for path in (root.rglob("*") if root.is_dir() else [root]) if path.is_file()}
+    expected, there = files_of(entry), files_below(Path(entry.path))
     if expected is None:  # the list is lost, its hash is not
-        return [] if md5_listing(root, there) == entry.md5 else [entry.path]
+        return [] if md5_listing(Path(entry.path), there) == entry.md5 else [entry.path]
     changed = {name for name in expected.keys() & there if md5_file(Path(name)) != expected[name]}
     return sorted(changed | (expected.keys() ^ there))
 

@@ -68,9 +68,9 @@ def _load(kind: Any, folder: str | Path, suffix: str, precision: str) -> tuple[A
             output_loading_info=True,
         )
         tokenizer = load_tokenizer(folder, model)
-    except InputError:
+    except (InputError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # of many types, and all of them say what is wrong with the folder
+    except BaseException as error:  # of many types, panics of the tokenizers' Rust among them; all say what is wrong
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise InputError(folder, f"transformers cannot read it ({reason})", "save the model again") from error
     for problem in ("mismatched", "missing", "unexpected"):
@@ -120,7 +120,8 @@ def check_folder(folder: Path, suffix: str) -> None:
     if code:
         raise InputError(folder, f"wants to run its own code ({code[0]})", "use an architecture that transformers has")
     config = settings["config.json"]
-    architectures = config.get("architectures") or []
+    named = config.get("architectures")
+    architectures = [str(name) for name in named] if isinstance(named, list) else []
     suffixes = (suffix, "LMHeadModel") if suffix == "ForCausalLM" else suffix
     if not any(name.endswith(suffixes) for name in architectures) or config.get("is_encoder_decoder"):
         what = f"holds {architectures or 'no architecture'}, needed is a *{suffix} model"

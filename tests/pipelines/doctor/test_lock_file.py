@@ -90,6 +90,18 @@ def test_the_number_of_files_is_held_to_the_folder(finished: Path) -> None:
     assert "in 3 files there" in finding.meaning
 
 
+def test_the_size_of_a_folder_that_git_keeps_is_held_to_the_workspace(finished: Path) -> None:
+    Path("plugins").mkdir()
+    Path("plugins/mine.py").write_text("# 12 bytes.\n")
+    Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("deps: [step.py]", "deps: [step.py, plugins]"))
+    repro()
+    assert list(contradicted_lock()) == []
+    whole = Path("dvc.lock").read_text()
+    Path("dvc.lock").write_text(whole.replace("size: 12\n", "size: 13\n"))
+    (finding,) = contradicted_lock()
+    assert finding.where.endswith("one: plugins")
+
+
 def test_what_is_neither_in_the_cache_nor_in_the_workspace_is_not_judged(finished: Path) -> None:
     shutil.rmtree(".dvc/cache")
     shutil.rmtree("models")

@@ -72,6 +72,24 @@ def test_what_is_damaged_here_is_taken_while_it_is_whole(good: Path) -> None:
     assert load(good, "config.json", (good / "config.json").read_bytes())
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        pytest.param("config.json", "architectures", [None], id="bad-48-architecture-null"),
+        pytest.param("config.json", "architectures", True, id="bad-48-architectures-true"),
+        pytest.param("tokenizer.json", "model.continuing_subword_prefix", "xxxx", id="bad-53-panic-of-the-tokenizer"),
+    ],
+)
+def test_what_random_damage_once_found(good: Path, file: str, key: str, value: Any) -> None:
+    document = json.loads((good / file).read_text())
+    *parents, leaf = key.split(".")
+    node = document
+    for parent in parents:
+        node = node[parent]
+    node[leaf] = value
+    assert not load(good, file, json.dumps(document).encode())
+
+
 @pytest.mark.parametrize("file", JSON_FILES)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10_000), value=st.sampled_from(VALUES))

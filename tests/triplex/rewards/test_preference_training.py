@@ -196,7 +196,12 @@ def test_blank_texts_are_refused(name: str, text: str) -> None:
     ("some", "holdout_frac", "sides"),
     [
         pytest.param([], 0.2, "0 training and 0 held-out", id="no-pairs"),
-        pytest.param([row | {"rejected": row["chosen"]} for row in rows(8)], 0.2, "0 training and 0 held-out", id="bad-25-equal-pairs"),
+        pytest.param(
+            [row | {"rejected": row["chosen"]} for row in rows(8)],
+            0.2,
+            "0 training and 0 held-out",
+            id="bad-25-equal-pairs",
+        ),
         pytest.param(rows(8), 0.001, "8 training and 0 held-out", id="all-train"),
         pytest.param(rows(8), 0.999, "0 training and 8 held-out", id="all-held-out"),
     ],

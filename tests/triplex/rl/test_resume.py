@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.triplex.rl.even_tokens import BOTH, PROPORTIONAL, Make, assert_same_bits, weights
+from tests.triplex.rl.even_tokens import BOTH, PROPORTIONAL, Make, assert_same_bits
 from triplex.rl.algorithms import ALGORITHMS
 from triplex.rl.callbacks import Callback
 from triplex.rl.checkpoint import OPTIMIZER, POLICY, SAMPLED, STATE
@@ -102,6 +102,9 @@ def test_asked_to_end_in_any_step_it_goes_on_from_there(run: Callable[..., Train
         run(name, "often", at=one - behind)
         behind = descents_in(tmp_path / "often")
         assert behind == one  # not one descent is lost
+        newer = newest(tmp_path / "often")
+        assert newer is not None
+        assert newer.name.count("-") == (2 if one % NUM_DESCENTS else 1)  # nothing was begun after a step's end
     torch.manual_seed(99)  # no global state is needed
     resumed = run(name, "often")
     assert_same_bits(resumed, whole)
