@@ -4,6 +4,7 @@
 
 On the left the mean reward of each step's samples, a line an algorithm and backend, averaged over seeds and smoothed
 over ten steps; on the right what the policies earn on held-out prompts against how far they went, with 95 % intervals.
+Prints reward and KL of the samples of the last steps: thousands of them, so known better than on the held-out prompts.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-SMOOTHED = 10
+SMOOTHED, LAST = 10, 30  # steps
 COLOURS = ("#2B6FD0", "#D07A00", "#00A878", "#B4436C", "#6C5CE7", "#5C6B73", "#8AB17D", "#A0522D")
 
 
@@ -28,10 +29,14 @@ def main() -> None:
     options = parser.parse_args()
     steps, ends = read(options.folder)
     draw(steps, ends, options.out)
+    print(f"| run | reward of the last {LAST} steps (standard error) | their KL, nats/token |\n|---|---|---|")
+    for name, seeds in steps.items():
+        reward, kl = np.concatenate([seed[-LAST:] for seed in seeds]).T
+        print(f"| {name} | {reward.mean():.3f} ({reward.std() / len(reward) ** 0.5:.3f}) | {kl.mean():.3f} |")
 
 
-def read(folder: Path) -> tuple[dict[str, list[list[float]]], dict[str, list[dict[str, Any]]]]:
-    """By algorithm and run: rewards of the steps, a list a seed; held-out results, one a seed."""
+def read(folder: Path) -> tuple[dict[str, list[Any]], dict[str, list[dict[str, Any]]]]:
+    """By algorithm and run: (steps, 2) rewards and KL of the samples, one a seed; held-out results, one a seed."""
     steps, ends = defaultdict(list), defaultdict(list)
     for run in sorted(folder.iterdir()):
         _, _, setting = run.name.partition("-")
@@ -39,17 +44,18 @@ def read(folder: Path) -> tuple[dict[str, list[list[float]]], dict[str, list[dic
         for path in sorted((run / "metrics").glob("*.tsv")):
             name = path.stem if "+" in setting else f"{path.stem}, {setting}"
             with path.open(encoding="utf-8", newline="") as file:
-                steps[name].append([float(row["reward"]) for row in csv.DictReader(file, dialect="excel-tab")])
+                rows = csv.DictReader(file, dialect="excel-tab")
+                steps[name].append(np.array([[float(row["reward"]), float(row["kl"])] for row in rows]))
             ends[name].append(models[path.stem])
     return steps, ends
 
 
-def draw(steps: dict[str, list[list[float]]], ends: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(steps: dict[str, list[Any]], ends: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Both halves of the picture."""
     figure = Figure(figsize=(12, 5.5), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
     for name, colour in zip(steps, COLOURS, strict=False):
-        rewards = np.mean(steps[name], 0)
+        rewards = np.mean(steps[name], 0)[:, 0]
         left.plot(np.convolve(rewards, np.ones(SMOOTHED) / SMOOTHED, "valid"), color=colour, linewidth=1.5, label=name)
         for end in ends[name]:
             mean, low, high = (end["reward"][key] for key in ("mean", "ci_low", "ci_high"))

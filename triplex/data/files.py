@@ -1,7 +1,4 @@
-"""A text, CSV, JSON or parquet file as records; what is wrong with it is an InputError that says where.
-
-A file is examined byte by byte before its first record is given out, and must still be the same file after its last.
-"""
+"""A text, CSV, JSON or parquet file as records; what is wrong with it is an InputError that says where."""
 
 import csv
 import hashlib
@@ -25,15 +22,12 @@ from triplex.runs.params import nearest
 FORMATS = (".txt", ".csv", ".json", ".jsonl", ".parquet")
 MAX_LINE_BYTES = 10_000_000
 MAX_JSON_BYTES = 100_000_000  # an array is parsed whole, and may stand on one line
-#: a parquet file that unpacks to more than this many times its size is refused
-MAX_PACKING_RATIO = 100
+MAX_PACKING_RATIO = 100  # a parquet file that unpacks to more than this many times its size is refused
 BATCH_ROWS = 1000
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
 }  # fmt: skip
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 _DVC_POINTER = re.compile(rb"^outs:\s*\n\s*- ", re.MULTILINE)
 
 
@@ -87,8 +81,7 @@ class InputFile:
 def open_file(path: Path, delimiter: str = ",", file_format: str | None = None) -> InputFile:
     """Examine `path`: a regular file of a known format, not packed, not a pointer, text valid and lines not too long.
 
-    `delimiter` is for CSV; the format is that of the ending when none is given. The SHA-256 is that of the bytes on
-    the disk.
+    `delimiter` is for CSV; the format is that of the ending when none is given. The SHA-256 is of its bytes.
     """
     path = path.expanduser()
     file_format = file_format or path.suffix.lower()
@@ -155,11 +148,11 @@ def _refuse_by_content(path: Path, file_format: str) -> None:
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             raise InputError(path, f"packed with {name}", f"unpack it first; plain {file_format} is read")
-    if head.startswith(_LFS_POINTER):
+    if head.startswith(b"version https://git-lfs.github.com/spec/v1"):
         raise InputError(path, "a Git LFS pointer, not the data", f"run `git lfs pull --include {path}`")
     if _DVC_POINTER.search(head) and b"md5:" in head:
         raise InputError(path, "a .dvc pointer, not the data", "run `dvc pull`, and name the data file")
-    if head.startswith(_UTF16):
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(path, "UTF-16, not UTF-8, at byte 0", f"iconv -f utf-16 -t utf-8 {path} > new{path.suffix}")
     if head.startswith(b"PAR1") and file_format != ".parquet":
         raise InputError(path, f"parquet, read as {file_format}", "rename it to .parquet")

@@ -130,7 +130,12 @@ def test_asked_to_end_while_sampling_it_keeps_what_was_sampled(
     torch.manual_seed(0)
     asked = make(name, state="asked", **SETTINGS | {"num_steps": 2, "lora": lora})
     score = asked.score
-    monkeypatch.setattr(asked, "score", lambda *a: (os.kill(os.getpid(), signal.SIGTERM), score(*a))[1])
+
+    def asking(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*arguments)
+
+    monkeypatch.setattr(asked, "score", asking)
     with pytest.raises(interrupt.Interrupted):
         asked.train()
     assert newest(tmp_path / "asked") == tmp_path / "asked" / "step-000000-0000"
@@ -139,7 +144,12 @@ def test_asked_to_end_while_sampling_it_keeps_what_was_sampled(
     resumed = make(name, state="asked", **SETTINGS | {"num_steps": 2, "lora": lora})
     sample = resumed.rollout
     steps: list[int] = []
-    monkeypatch.setattr(resumed, "rollout", lambda step: (steps.append(step), sample(step))[1])
+
+    def counted(step: int) -> Any:
+        steps.append(step)
+        return sample(step)
+
+    monkeypatch.setattr(resumed, "rollout", counted)
     resumed.train()
     assert steps == [1]
     assert_same_bits(resumed, whole)

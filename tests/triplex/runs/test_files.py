@@ -235,9 +235,17 @@ def test_an_exception_leaves_the_old_folder(tmp_path: Path) -> None:
 def test_everything_is_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     sync, replace = os.fsync, os.replace
-    real = {"sync": lambda handle: os.readlink(f"/proc/self/fd/{handle}")}
-    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append(f"sync {real['sync'](handle)}"), sync(handle)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(f"rename {a}"), replace(a, b)))
+
+    def told_sync(handle: int) -> None:
+        calls.append(f"sync {os.readlink(f'/proc/self/fd/{handle}')}")
+        sync(handle)
+
+    def told_replace(old: str, new: str) -> None:
+        calls.append(f"rename {old}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", told_sync)
+    monkeypatch.setattr(os, "replace", told_replace)
     with atomic_folder(tmp_path / "x") as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "a").write_text("a")
