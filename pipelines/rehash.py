@@ -1,11 +1,11 @@
 """Every file of a run, hashed anew, against dvc.lock and the manifests."""
 
 from collections.abc import Iterator
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.contents import differing_keys, first_difference
+from pipelines.md5 import md5_file, md5_of
 from triplex.runs.errors import InputError
 from triplex.runs.manifest import hash_files, manifest_path, read_manifest
 from triplex.runs.params import load_yaml
@@ -38,22 +38,6 @@ def read_lock(root: Path) -> dict[str, Locked]:
     }
 
 
-def dvc_md5(path: Path) -> str:
-    """The hash that dvc.lock holds: MD5 of a file, or of a folder's listing with `.dir` behind it."""
-    if path.is_file():
-        return _md5(path)
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.meta import Meta
-    from dvc_data.hashfile.tree import Tree
-
-    tree = Tree()
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            tree.add(file.relative_to(path).parts, Meta(), HashInfo("md5", _md5(file)))
-    tree.digest()
-    return str(tree.oid)
-
-
 def problems(root: Path, name: str, locked: Locked) -> Iterator[str]:
     """What of a stage is not as dvc.lock and its manifest say: parameters, inputs, then file by file what it wrote."""
     for file, values in locked.params.items():
@@ -64,14 +48,14 @@ def problems(root: Path, name: str, locked: Locked) -> Iterator[str]:
     for dep, md5 in locked.deps.items():
         if not (root / dep).exists():
             yield f"{dep}: missing"
-        elif dvc_md5(root / dep) != md5:
+        elif md5_of(root / dep) != md5:
             yield f"{dep}: not what {name} ran on, says {LOCK_FILE}; `dvc repro` runs it again"
     if str(manifest_path(name)) in locked.outs:
         yield from _against_manifest(root, name, locked)
     for out, md5 in locked.outs.items():
         if not (root / out).exists():
             yield f"{out}: missing"
-        elif (found := dvc_md5(root / out)) != md5:
+        elif (found := md5_of(root / out)) != md5:
             yield f"{out}: MD5 {found}, {LOCK_FILE} says {md5}"
 
 
@@ -113,11 +97,6 @@ def _from_cache(root: Path, file: str, outs: dict[str, str]) -> str | None:
         parts = Path(file).relative_to(out).parts
         oid = next((info.value for key, _, info in Tree.load(cache, HashInfo("md5", oid)) if key == parts), "")
     path = Path(cache.oid_to_path(oid)) if oid else None
-    if path is None or not path.is_file() or _md5(path) != oid:
+    if path is None or not path.is_file() or md5_file(path) != oid:
         return None
     return f"{first_difference(root / file, path)} (here | as it was written)"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "md5").hexdigest()

@@ -16,8 +16,9 @@ import triplex.runs.telemetry  # noqa: F401  (for the processes that tests start
 from tests import loopback
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
 
-# where the tests run in the background the shell has SIGINT ignored, and what they start would inherit that
+# in the background a shell has SIGINT ignored, and nohup SIGHUP: what the tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TEXTS = (
     "The tea kettle boils fast and the handle stays cool.",

@@ -1,20 +1,18 @@
 """What dvc.lock and the run cache say: which stage wrote which bytes, and where DVC keeps them."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.md5 import files_below, md5_file, md5_listing
 from triplex.runs.errors import InputError
 from triplex.runs.params import load_yaml
 
 LOCK_FILE = Path("dvc.lock")
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
-_new_md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
 @dataclass(frozen=True)
@@ -40,24 +38,6 @@ def cache_folder() -> Path:
 def object_path(md5: str) -> Path:
     """Where the cache has the object of this name."""
     return cache_folder() / "files" / "md5" / md5[:2] / md5[2:]
-
-
-def md5_file(path: Path) -> str:
-    """Hex MD5 of a file's bytes, DVC's name for them."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, _new_md5).hexdigest()
-
-
-def files_below(path: Path) -> set[str]:
-    """The file, or every file of the folder, by its path."""
-    return {file.as_posix() for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()}
-
-
-def md5_listing(folder: Path, files: set[str]) -> str:
-    """DVC's name for a folder with these files: the MD5 of their list, and .dir."""
-    names = sorted((Path(name).relative_to(folder).as_posix(), name) for name in files)
-    listing = [{"md5": md5_file(Path(name)), "relpath": relative} for relative, name in names]
-    return f"{_new_md5(json.dumps(listing, sort_keys=True).encode()).hexdigest()}.dir"
 
 
 def stages_in_lock() -> dict[str, dict[str, Any]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.doctor.finding import Finding
-from pipelines.doctor.locked import cache_folder, entries, files_of, md5_file, measured, stages_in_lock
+from pipelines.doctor.locked import cache_folder, entries, files_of, measured, stages_in_lock
+from pipelines.md5 import md5_file
 from triplex.runs.errors import InputError
 from triplex.runs.params import load_yaml
 

@@ -5,16 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.doctor.finding import Finding, set_aside
-from pipelines.doctor.locked import (
-    Entry,
-    entries,
-    files_below,
-    files_of,
-    md5_file,
-    md5_listing,
-    object_path,
-    stages_in_lock,
-)
+from pipelines.doctor.locked import Entry, entries, files_of, object_path, stages_in_lock
+from pipelines.md5 import files_below, md5_file, md5_listing
 from triplex.runs.errors import InputError
 from triplex.runs.manifest import declarations, hash_files, manifest_path, read_manifest
 

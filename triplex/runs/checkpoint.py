@@ -5,12 +5,12 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from triplex.runs.errors import InputError
-from triplex.runs.files import atomic_folder, json_text, remove_folder, remove_strays, sha256_file
+from triplex.runs.files import atomic_folder, remove_folder, remove_strays, sha256_file
+from triplex.runs.seal import sealed, unsealed
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -33,7 +33,7 @@ def write_checkpoint(
         yield folder
         files = {name: {"sha256": sha256_file(folder / name), "size": size} for name, size in _sizes(folder).items()}
         content = {"format": FORMAT, "identity": dict(identity or {}), "files": files}
-        (folder / MANIFEST).write_text(_sealed(content), encoding="utf-8")
+        (folder / MANIFEST).write_text(sealed(content), encoding="utf-8")
     if wrong := what_is_wrong(path):
         raise InputError(path, f"written, and reads back otherwise: {wrong}", "look at the disk")
     for old in _checkpoints(state)[:-KEPT]:
@@ -63,7 +63,7 @@ def what_is_wrong(path: Path) -> str | None:
     """Why the checkpoint at `path` is not to be used, None where every byte is as it was written."""
     if not (path / MANIFEST).is_file():
         return f"no {MANIFEST}"
-    content = _unsealed((path / MANIFEST).read_bytes())
+    content = unsealed((path / MANIFEST).read_bytes())
     if content is None:
         return f"{MANIFEST} has other bytes than were written (SHA-256)"
     if content["format"] != FORMAT:
@@ -78,20 +78,6 @@ def what_is_wrong(path: Path) -> str | None:
             return f"{name} has other bytes than were written (SHA-256)"
     extra = sizes.keys() - content["files"].keys()
     return f"{min(extra)} was not written with it" if extra else None
-
-
-def _sealed(content: dict[str, Any]) -> str:
-    """The manifest's text: `content` and the hash of it."""
-    return json_text({**content, "sha256": sha256(json_text(content).encode()).hexdigest()})
-
-
-def _unsealed(text: bytes) -> dict[str, Any] | None:
-    """The content of a manifest that is what `_sealed` gave, byte for byte."""
-    try:
-        content = json.loads(text)
-        return content if text == _sealed({k: v for k, v in content.items() if k != "sha256"}).encode() else None
-    except (ValueError, AttributeError):  # no JSON, or no object
-        return None
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """What a stage read, wrote and ran on, file by file with SHA-256; inputs are held to what their stage wrote."""
 
-import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_file, write_text
 from triplex.runs.params import PARAMS_FILE, load_yaml
+from triplex.runs.seal import sealed, unsealed
 
 DVC_FILE = Path("dvc.yaml")
 MANIFESTS = Path("reports/manifests")
@@ -66,7 +66,7 @@ def write_manifest(identity: Mapping[str, Any], outs: Sequence[str]) -> None:
             found = hash_files(out)
             outputs[out] = tree_hash(out, found)
             files |= found
-    write_text(path, _sealed({**identity, "outputs": outputs, "files": files, "environment": environment()}))
+    write_text(path, sealed({**identity, "outputs": outputs, "files": files, "environment": environment()}))
 
 
 def read_manifest(name: str, root: Path = Path(".")) -> dict[str, Any]:
@@ -75,13 +75,8 @@ def read_manifest(name: str, root: Path = Path(".")) -> dict[str, Any]:
     if not path.is_file():
         what = f"missing: the stage {name} has not finished"
         raise InputError(path, what, f"`dvc repro {name}` finishes it; `python -m pipelines doctor` looks for more")
-    text = path.read_bytes()
-    try:
-        value = json.loads(text)
-        whole = isinstance(value, dict) and _sealed({k: v for k, v in value.items() if k != "sha256"}).encode() == text
-    except ValueError:  # no JSON, no UTF-8, or a NaN
-        whole = False
-    if not whole:
+    value = unsealed(path.read_bytes())
+    if value is None:
         raise InputError(path, "damaged: its last line is not the SHA-256 of the rest", remedy(name))
     return value
 
@@ -163,13 +158,6 @@ def _compare(dep: str, files: Mapping[str, FileHash], producer: str, written: Ma
                 f" {expected[name]['sha256']}"
             )
             raise InputError(name, what, remedy(producer))
-
-
-def _sealed(values: Mapping[str, Any]) -> str:
-    """Indented JSON of `values` and, as the last key, the SHA-256 of their own JSON."""
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    seal = {"sha256": sha256(text.encode()).hexdigest()}
-    return json.dumps({**values, **seal}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _processor() -> str:
