@@ -41,12 +41,12 @@ def read(folder: Path) -> tuple[dict[str, list[Any]], dict[str, list[dict[str, A
     for run in sorted(folder.iterdir()):
         _, _, setting = run.name.partition("-")
         models = json.loads((run / "eval.json").read_text(encoding="utf-8"))["models"]
-        for path in sorted((run / "metrics").glob("*.tsv")):
-            name = path.stem if "+" in setting else f"{path.stem}, {setting}"
-            with path.open(encoding="utf-8", newline="") as file:
+        for model in sorted(models.keys() - {"base", "sft"}):
+            name = model if "+" in setting else f"{model}, {setting}"
+            with (run / "metrics" / f"{model}.tsv").open(encoding="utf-8", newline="") as file:
                 rows = csv.DictReader(file, dialect="excel-tab")
                 steps[name].append(np.array([[float(row["reward"]), float(row["kl"])] for row in rows]))
-            ends[name].append(models[path.stem])
+            ends[name].append(models[model])
     return steps, ends
 
 
