@@ -1,4 +1,4 @@
-"""Which level notices which fault: `python -m benchmarks.perplexity_faults --data FILE`, real text with faults planted in it.
+"""Which level notices which fault: `python -m benchmarks.perplexity_faults --data FILE`, faults planted in real text.
 
 Four fifths of the texts train a small model (unless --model names one), the others get one fault each. The tables, in
 Markdown, say how far each level moves: the mean change in nats per token with its 95 % interval over texts, and the
