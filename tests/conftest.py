@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 import triplex.runs.telemetry  # noqa: F401  (for the processes that tests start)
 from tests import loopback
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
+from triplex.runs import interrupt
 
 # in the background a shell has SIGINT ignored, and nohup SIGHUP: what the tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,3 +66,14 @@ def tiny_lm(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[..., Any]:
         return build_causal_lm(config, tiny_tokenizer).eval()
 
     return build
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGINT as a stage has them; afterwards as they were, with none asked for."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    interrupt.install()
+    yield
+    interrupt.install()
+    for number, handler in before.items():
+        signal.signal(number, handler)

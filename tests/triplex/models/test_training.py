@@ -2,7 +2,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,17 +160,7 @@ def test_killed_after_any_step_again_and_again_it_is_uninterrupted(
     assert (state / LIVE).read_bytes() == (tmp_path / "whole" / LIVE).read_bytes()
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    interrupt.install()
-    yield
-    interrupt.install()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("step", [1, 4, 8])
 def test_asked_to_end_it_saves_after_the_step_that_it_is_in(
