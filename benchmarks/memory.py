@@ -19,12 +19,13 @@ def peak_growth(work: Callable[[], Any]) -> int:
     libc.mallopt(_M_MMAP_THRESHOLD, 65536)
     libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     work()
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes of this process: `VmRSS` now, `VmHWM` at its peak."""
     found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found, f"no {field} in /proc/self/status"
     return 1024 * int(found[1])

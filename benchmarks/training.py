@@ -23,6 +23,7 @@ from triplex.runs.stage import Run
 
 PROMPT_TOKENS, NEW_TOKENS, GROUP_SIZE = 8, 32, 8
 PPO_EPOCHS, PPO_MINIBATCHES = 4, 4
+MAX_TOKENS_PER_PASS = 2048  # of params.yaml
 LEARNING_RATE, KL_COEF, CLIP_RANGE, VALUE_COEF, MAX_GRAD_NORM, ADAM_EPS, SEED = 1e-5, 0.05, 0.2, 0.1, 1.0, 1e-5, 7
 
 
@@ -54,7 +55,7 @@ class EvenTokens:
 
 
 def write_model(size: Size, folder: Path) -> None:
-    """The same random weights each time, and a tokenizer of as many words.
+    """GPT-2 with the same random weights each time, its activation as in GPT-2's files, and a tokenizer of its words.
 
     Its end-of-text and pad tokens stand outside of the model's vocabulary: neither is ever sampled.
     """
@@ -62,7 +63,7 @@ def write_model(size: Size, folder: Path) -> None:
     config = AutoConfig.for_model(
         "gpt2", n_layer=size.num_layers, n_embd=size.hidden_size, n_head=size.num_heads, vocab_size=size.vocab_size,
         n_positions=size.prompt_tokens + size.new_tokens, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        activation_function="gelu_pytorch_tanh", bos_token_id=None, eos_token_id=None,
+        bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     vocabulary = [*(f"w{i}" for i in range(size.vocab_size)), "<end>", "<pad>"]
@@ -118,7 +119,7 @@ def make_trainer(
         value = ValueNetwork.from_policy(lm) if name == "ppo_network" else ValueHead(lm.hidden_size)
     config = TrainConfig.model_validate({
         "backend": "native", "num_steps": num_steps, "batch_size": size.num_sequences,
-        "max_tokens_per_pass": size.num_sequences * (size.prompt_tokens + size.new_tokens),  # all in one
+        "max_tokens_per_pass": MAX_TOKENS_PER_PASS,
         "max_new_tokens": size.new_tokens, "temperature": 1.0, "lr_schedule": "constant",
         "max_grad_norm": MAX_GRAD_NORM, "kl_coef": KL_COEF, "kl_control": {"kind": "fixed"},
         "lora": {"rank": 0, "alpha": 16}, "eval_every": num_steps, "num_eval_prompts": 1,

@@ -60,7 +60,7 @@ else:
         if step == 3:
             weight[1, 2] += float(os.environ.get("TOY_NOISE", 0))
         losses.append(f"{step}\\t{weight.sum().item()}")
-        rows.append({"step": step, "data": digest([data]), "weights": digest([weight])}, before_checkpoint=False)
+        rows.append({"step": step, "data": digest([data]), "weights": digest([weight])})
         time.sleep(0.1)
     Path("models/sft").mkdir(parents=True, exist_ok=True)
     save_file({"head": torch.ones(2), "trunk": weight}, "models/sft/model.safetensors")

@@ -32,8 +32,7 @@ class Digests(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         row = {"part": self._part, "step": state.global_step - 1, **self._seen, "weights": digest(self._learning())}
-        is_saved = state.global_step % int(args.save_steps) == 0 or state.global_step == state.max_steps
-        self._rows.append(row, before_checkpoint=is_saved)
+        self._rows.append(row)
         self._seen = {}
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from triplex.models.attention import use_short_attention
 from triplex.models.causal import CausalLM, Trunk, position_ids
+from triplex.models.gelu import fuse_gelu
 from triplex.models.huggingface_branches import branch_states
 from triplex.models.huggingface_decoder import ATTENTION, HuggingFaceDecoder
 from triplex.models.loading import eos_token_ids
@@ -26,6 +27,7 @@ class HuggingFaceTrunk(Trunk):
         super().__init__()
         self.model = model
         use_short_attention(self.transformer)
+        fuse_gelu(self.transformer)
         self.max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids: tuple[int, ...] = ()
         kinds, _ = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))

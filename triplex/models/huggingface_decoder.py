@@ -122,9 +122,10 @@ class HuggingFaceDecoder:
         """(N, H) states after one more token (N,) in each row."""
         place = self._num_steps
         self._num_steps += 1
-        seen = self._mask[:, : self._ids.shape[1] + self._num_steps]
-        if self._is_padded and self._takes_whole_mask:
-            seen = seen[:, None, None]
+        seen = None  # all, which transformers then need not find out
+        if self._is_padded or not self._hidden_by_none:
+            seen = self._mask[:, : self._ids.shape[1] + self._num_steps]
+            seen = seen[:, None, None] if self._takes_whole_mask else seen
         return self._forward(tokens[:, None], seen, self._positions[:, place : place + 1])
 
     @torch.inference_mode()
@@ -142,7 +143,7 @@ class HuggingFaceDecoder:
         if not self._is_padded:
             self._positions = self._positions[:1]  # those of every row
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         return self._trunk(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
         ).last_hidden_state[:, -1]

@@ -40,7 +40,7 @@ class Digests(Callback):
         if self._rollout:
             learning = [p for p in trainer.policy.parameters() if p.requires_grad]
             row |= {"gradients": digest(p.grad for p in learning), "weights": digest(learning)}
-        self._rows.append(row, before_checkpoint=(step + 1) % trainer.config.checkpoint_every == 0)
+        self._rows.append(row)
 
     def on_train_end(self, trainer: "Trainer") -> None:
         publish(f"train-{self.name}", trainer.run.state)

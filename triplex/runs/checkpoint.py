@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from triplex.runs.errors import InputError
-from triplex.runs.files import atomic_folder, remove_folder, remove_strays, sha256_file
+from triplex.runs.files import atomic_folder, remove_folder, remove_strays, sha256_file, sync
 from triplex.runs.seal import sealed, unsealed
 
 MANIFEST = "manifest.json"
@@ -27,9 +27,12 @@ def write_checkpoint(
 
     It becomes STATE/step-000040, or STATE/step-000040-0003, with a manifest of its files and of `identity`, what a
     run must share with this one to go on from it. The older of the two others goes when this one has been read back.
+    Files of rows in `state` grow beside the checkpoints; those of the steps that this one counts reach the disk first.
     """
     path = state / (f"step-{step:06d}" + ("" if within is None else f"-{within:04d}"))
     with atomic_folder(path, num_bytes) as folder:
+        for rows in state.glob("*.jsonl"):
+            sync(rows)
         yield folder
         files = {name: {"sha256": sha256_file(folder / name), "size": size} for name, size in _sizes(folder).items()}
         content = {"format": FORMAT, "identity": dict(identity or {}), "files": files}

@@ -1,7 +1,6 @@
 """Short digests of what a training step drew, computed and left behind: they tell where two runs part."""
 
 import json
-import os
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -56,14 +55,11 @@ class DigestRows:
             raise InputError(self.path, what, f"delete {self.path.parent} and start the stage anew")
         write_text(self.path, _lines(self.rows))
 
-    def append(self, row: Row, *, before_checkpoint: bool) -> None:
-        """One more step; on the disk before a checkpoint that counts it is."""
+    def append(self, row: Row) -> None:
+        """One more step; a checkpoint that counts it puts it on the disk first."""
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_lines([row]))
-            if before_checkpoint:
-                file.flush()
-                os.fsync(file.fileno())
 
 
 def publish(name: str, *states: Path) -> None:

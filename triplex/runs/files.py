@@ -32,9 +32,9 @@ def atomic_path(path: str | Path, num_bytes: int | None = None) -> Iterator[Path
     with _written_aside(path, Path(name), handle, num_bytes) as temporary:
         yield temporary
         temporary.chmod(0o644)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextmanager
@@ -51,12 +51,12 @@ def atomic_folder(path: str | Path, num_bytes: int | None = None) -> Iterator[Pa
         yield temporary
         for entry in (temporary, *temporary.rglob("*")):
             entry.chmod(0o755 if entry.is_dir() else 0o644)
-            _sync(entry)
+            sync(entry)
         old = _temporary_folder(path) if path.exists() else None
         if old is not None:
             path.replace(old)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
         if old is not None:
             shutil.rmtree(old)
 
@@ -171,7 +171,8 @@ def _temporary_folder(path: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when what `path`, a file or a folder's list of names, holds is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

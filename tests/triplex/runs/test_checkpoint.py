@@ -41,6 +41,25 @@ def test_two_are_kept_and_the_newest_is_taken(tmp_path: Path) -> None:
     assert identity_of(tmp_path / "step-000011") == {"seed": 1}
 
 
+def test_the_rows_beside_it_reach_the_disk_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def told_sync(handle: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    def told_replace(source: Path, target: Path) -> None:
+        done.append(f"renamed {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", told_sync)
+    monkeypatch.setattr(os, "replace", told_replace)
+    (tmp_path / "digests.jsonl").write_text("{}\n")
+    save(tmp_path, 1)
+    assert done.index("digests.jsonl") < done.index("renamed step-000001")
+
+
 def test_inside_a_step_lies_between_it_and_the_next(tmp_path: Path) -> None:
     save(tmp_path, 9, 12)
     save(tmp_path, 10)

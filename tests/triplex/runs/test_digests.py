@@ -19,7 +19,7 @@ def rows_of(state: Path, steps_done: int, rows: list[dict[str, Any]]) -> DigestR
     found = DigestRows(state)
     found.resume(steps_done)
     for row in rows:
-        found.append(row, before_checkpoint=row["step"] % 2 == 1)
+        found.append(row)
     return found
 
 
