@@ -122,12 +122,12 @@ def make_trainer(
         "max_tokens_per_pass": MAX_TOKENS_PER_PASS,
         "max_new_tokens": size.new_tokens, "temperature": 1.0, "lr_schedule": "constant",
         "max_grad_norm": MAX_GRAD_NORM, "kl_coef": KL_COEF, "kl_control": {"kind": "fixed"},
-        "lora": {"rank": 0, "alpha": 16}, "eval_every": num_steps, "num_eval_prompts": 1,
+        "lora": {"rank": 0, "alpha": 16}, "eval_every": num_steps, "num_eval_prompts": 4,
         "checkpoint_every": num_steps, "completions_every": num_steps,
     })  # fmt: skip
     texts = make_prompts(size, num_steps * size.num_sequences // algorithm.group_size)
     prompts = Prompts([str(i) for i in range(len(texts))], texts)
     return Trainer(
         config, algorithm, Policy(lm, value), reference, tokenizer, CompositeReward({"even_tokens": Part(reward)}),
-        prompts, prompts.first(1), Run("benchmark", SEED, folder / "state"), callbacks=callbacks,
+        prompts, prompts.first(4), Run("benchmark", SEED, folder / "state"), callbacks=callbacks,
     )  # fmt: skip

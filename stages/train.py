@@ -12,6 +12,8 @@ import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silen
 from triplex.backends import trl_limits, unsloth
 from triplex.backends.trl_run import TRLRun
 from triplex.data.tables import SCHEMAS, read_table
+from triplex.distributed.launch import run_workers
+from triplex.distributed.strategy import Strategy
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm, load_classifier
 from triplex.models.lora import with_adapters, without_adapters
@@ -95,12 +97,14 @@ def preference_model() -> tuple[Any, Any]:
     return load_classifier(REWARD / PREFERENCE)
 
 
-def callbacks(run: Run, config: TrainConfig, name: str) -> Sequence[Callback]:
-    """What watches the training."""
+def callbacks(run: Run, config: TrainConfig, name: str, strategy: Strategy) -> Sequence[Callback]:
+    """What watches the training; of several workers the first one writes and shows, and all stop together."""
+    stop = [] if config.max_kl is None else [EarlyStopOnKL(config.max_kl)]
+    if not strategy.is_first:
+        return stop
     files = [MetricFiles(REPORTS / "metrics", name), CompletionFile(REPORTS / "completions", name)]
     found: list[Callback] = [*files, Digests(name), HealthChecks(), Progress()]
-    if config.max_kl is not None:
-        found.append(EarlyStopOnKL(config.max_kl))
+    found += stop
     if folder := os.environ.get(TENSORBOARD):
         found.append(TensorBoard(Path(folder) / name))
     return found
@@ -118,17 +122,22 @@ def check(params: Params) -> None:
             unsloth.check(params.train.lora, params.compute.precision)
 
 
-def train(params: Params, algorithm: Algorithm, name: str, run: Run) -> None:
-    """Train on the backend, and write the policy."""
-    check(params)
+def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
+    """Train on the backend, and write the policy: what each worker does."""
+    name, params = given["name"], PARAMS[given["name"]].model_validate_json(given["params"])
+    make, _ = ALGORITHMS[name]
+    algorithm = make(getattr(params, name))
     reward = load_reward(REWARD, OUT / load_spec(REWARD).perplexity.scorer, BASELINES, params.compute.precision)
-    train_on = train_with_trl if params.train.backend == "trl" else train_natively
-    trainer = train_on(params, algorithm, name, run, reward)
-    if trainer.stopped:
+    if params.train.backend == "trl":
+        trainer: Any = train_with_trl(params, algorithm, name, run, reward)
+    else:
+        trainer = train_natively(params, algorithm, name, run, reward, strategy)
+    if trainer.stopped and strategy.is_first:
         print(f"train: stopped after {len(trainer.metrics)} of {params.train.num_steps} steps: {trainer.stopped}")
 
 
-def train_natively(params: Params, algorithm: Algorithm, name: str, run: Run, reward: CompositeReward) -> Trainer:
+def train_natively(params: Params, algorithm: Algorithm, name: str, run: Run, reward: CompositeReward,
+                   strategy: Strategy) -> Trainer:  # fmt: skip
     """Train by Triplex's own loop, on a model that transformers or Unsloth has loaded."""
     precision, config = params.compute.precision, params.train
     if fast := config.backend == "unsloth":
@@ -141,13 +150,14 @@ def train_natively(params: Params, algorithm: Algorithm, name: str, run: Run, re
     trainer = Trainer(
         config, algorithm, Policy(lm, value_function(algorithm, lm, precision)), reference, tokenizer, reward,
         read_prompts(PROMPTS, "prompts"), read_prompts(HELD_OUT, "eval"), run, precision=precision,
-        callbacks=callbacks(run, config, name),
+        callbacks=callbacks(run, config, name, strategy), strategy=strategy,
     )  # fmt: skip
     trainer.train()
-    if fast:
-        unsloth.save_policy(OUT / name, model, tokenizer)
-    else:
-        save_model(OUT / name, without_adapters(model, config.lora), tokenizer)
+    with strategy.whole():
+        if fast:
+            unsloth.save_policy(OUT / name, model, tokenizer)
+        elif strategy.is_first:
+            save_model(OUT / name, without_adapters(model, config.lora), tokenizer)
     return trainer
 
 
@@ -158,7 +168,7 @@ def train_with_trl(params: Params, algorithm: Algorithm, name: str, run: Run, re
     from_reward = isinstance(algorithm, PPO) and algorithm.config.value.kind == "reward_model"
     model, tokenizer, trainer = train_policy(
         params.train, name, algorithm, SFT, reward, read_prompts(PROMPTS, "prompts"), run,
-        precision=params.compute.precision, callbacks=callbacks(run, params.train, name),
+        precision=params.compute.precision, callbacks=callbacks(run, params.train, name, Strategy()),
         value_model=preference_model()[0] if from_reward else None,
     )  # fmt: skip
     save_model(OUT / name, model, tokenizer)
@@ -171,9 +181,10 @@ def main(name: str) -> None:
         if name not in ALGORITHMS:
             raise InputError("python -m stages.train", f"no algorithm {name!r}", f"known: {', '.join(ALGORITHMS)}")
         params = read_params(PARAMS[name])
-        make, _ = ALGORITHMS[name]
         with run_stage(f"train@{name}", params) as run:
-            train(params, make(getattr(params, name)), name, run)
+            check(params)
+            given = {"name": name, "params": params.model_dump_json(by_alias=True, exclude_none=True)}
+            run_workers(params.compute, "stages.train", given, run)
             print(f"train: {name} -> {OUT / name}")
 
 

@@ -69,6 +69,7 @@ def _train_classifier(
     )
     model.config.id2label = {0: "negative", 1: "positive"}
     model.config.label2id = {"negative": 0, "positive": 1}
+    model.config.problem_type = "single_label_classification"  # else the first forward pass with labels writes it there
     tokenizer = load_tokenizer(base, model)
     model.config.pad_token_id = tokenizer.pad_token_id
     train_supervised(

@@ -27,9 +27,19 @@ POLICY, OPTIMIZER, SAMPLED, STATE = "policy.safetensors", "optimizer.safetensors
 
 
 def save_checkpoint(trainer: "Trainer") -> None:
-    """Write the state of `trainer` at its place, also inside a step, into the folder of its run."""
+    """Write the state of `trainer` at its place, also inside a step, into the folder of its run.
+
+    Weights and moments are in whole, however many workers hold them; the first worker writes, the others wait for it.
+    """
+    files = {POLICY: trainer.strategy.weights(), OPTIMIZER: trainer.strategy.moments()}
+    identity = _identity(trainer)
+    if trainer.strategy.is_first:
+        _write(trainer, files, identity)
+    trainer.strategy.largest(0)
+
+
+def _write(trainer: "Trainer", files: dict[str, dict[str, Tensor]], identity: dict[str, Any]) -> None:
     place = trainer.place
-    files = {POLICY: _learning(trainer), OPTIMIZER: _moments(trainer.optimizer)}
     state: dict[str, Any] = {
         "step": place.step, "descents": place.descents, "sums": place.sums, "kl": trainer.kl.state(),
         "stopped": trainer.stopped, "metrics": trainer.metrics, "completions": trainer.completions,
@@ -41,7 +51,7 @@ def save_checkpoint(trainer: "Trainer") -> None:
     num_bytes = len(text) + sum(t.nbytes for tensors in files.values() for t in tensors.values())
     within = None if place.sampled is None else place.descents
     with write_checkpoint(
-        trainer.run.state, place.step, within, identity=_identity(trainer), num_bytes=num_bytes
+        trainer.run.state, place.step, within, identity=identity, num_bytes=num_bytes
     ) as folder:  # fmt: skip
         for name, tensors in files.items():
             save_file(tensors, folder / name)
@@ -53,17 +63,12 @@ def load_checkpoint(trainer: "Trainer") -> None:
 
     InputError when it belongs to another run: another seed, or another reference or frozen weights.
     """
-    path = newest(trainer.run.state)
+    (path, *_) = trainer.strategy.gather_lists([newest(trainer.run.state) if trainer.strategy.is_first else None])
     if path is None:
         return
     _check_identity(path, trainer)
     state = json.loads((path / STATE).read_bytes())
-    with torch.no_grad():
-        saved, learning = load_file(path / POLICY), _learning(trainer)
-        assert saved.keys() == learning.keys()
-        for name, tensor in learning.items():
-            tensor.copy_(saved[name])
-    _load_moments(trainer.optimizer, load_file(path / OPTIMIZER))
+    trainer.strategy.load(load_file(path / POLICY), load_file(path / OPTIMIZER))
     trainer.kl.load(state["kl"])
     trainer.metrics, trainer.completions, trainer.stopped = state["metrics"], state["completions"], state["stopped"]
     sampled = None
@@ -72,19 +77,17 @@ def load_checkpoint(trainer: "Trainer") -> None:
     trainer.place = Place(state["step"], sampled, state["descents"], state["sums"])
 
 
-def _learning(trainer: "Trainer") -> dict[str, Tensor]:
-    """What descends; frozen weights are told by their digest, and in eval mode no buffer changes."""
-    return {n: p.detach() for n, p in trainer.policy.named_parameters() if p.requires_grad}
-
-
 def _identity(trainer: "Trainer") -> dict[str, Any]:
+    """Frozen weights are told by their digest, and in eval mode no buffer changes."""
     frozen = {
         f"{owner}.{name}": parameter
         for owner, module in (("policy", trainer.policy), ("reference", trainer.reference))
         for name, parameter in module.named_parameters()
         if not parameter.requires_grad
     }
-    return {"run": trainer.run.name, "seed": trainer.run.seed, "reference": digest(frozen.values())}
+    with trainer.strategy.whole():
+        reference = digest(frozen.values())
+    return {"run": trainer.run.name, "seed": trainer.run.seed, "reference": reference}
 
 
 def _check_identity(path: Path, trainer: "Trainer") -> None:
@@ -93,20 +96,6 @@ def _check_identity(path: Path, trainer: "Trainer") -> None:
         if there[name] != value:
             what = f"its {name} is {there[name]}, that of this run is {value}"
             raise InputError(path, what, f"restore the {name}, or remove {path.parent} to start again")
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Of each parameter, by its number, what the optimiser remembers."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
-
-
-def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        number, name = key.split(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _tensors_of(sampled: Sampled) -> dict[str, Tensor]:

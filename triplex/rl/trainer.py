@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from triplex.distributed.strategy import Strategy
 from triplex.models.causal import CausalLM
 from triplex.models.policy import Policy, TokenOutputs
 from triplex.models.value import ValueHead, ValueNetwork
@@ -27,6 +28,7 @@ from triplex.rl.losses import aggregate, token_weights
 from triplex.rl.optimizer import make_optimizer
 from triplex.rl.prompts import Prompts
 from triplex.rl.rollout import check_prompts_fit, decode, encode_prompts, sample_responses
+from triplex.rl.shares import gather_responses, gather_rewards, own_passes
 from triplex.rl.step import Place, Rollout, Sampled
 from triplex.rl.summary import mean_kl, reward_summary
 from triplex.runs import interrupt
@@ -41,12 +43,13 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, algorithm: Algorithm, policy: Policy, reference: CausalLM | None, tokenizer: Any,
         reward: CompositeReward, prompts: Prompts, held_out: Prompts, run: Run, *, precision: str = "float32",
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] = (), strategy: Strategy | None = None,
     ) -> None:  # fmt: skip
         """`reference` is frozen here; without one it is the policy with its adapters switched off.
 
         `held_out` is looked at every eval_every steps. With precision bfloat16 the weights stay float32, forward
-        passes compute in bfloat16. Callbacks are told of each event in their order.
+        passes compute in bfloat16. Callbacks are told of each event in their order. `strategy` says how workers share
+        a step; every worker has the same batch and the same metrics, the first one writes the checkpoints.
         """
         check_sizes(config, algorithm, len(prompts))
         check_prompts_fit(policy.lm, tokenizer, prompts.ids, prompts.texts, config.max_new_tokens)
@@ -60,6 +63,8 @@ class Trainer:
             self._reference_mode = policy.lm.adapter_off  # type: ignore[assignment]  # of HuggingFaceLM
         self.device, self.precision = next(policy.parameters()).device, precision
         self.optimizer, self._rates = make_optimizer(policy, algorithm)
+        self.strategy = strategy or Strategy()
+        self._learner = self.strategy.prepare(policy, self.optimizer, config.max_grad_norm)
         self.kl = config.make_kl_control()
         kl = algorithm.config.kl
         self._exact_kl_in_loss = kl.estimator == "full" and kl.place == "loss"
@@ -91,7 +96,7 @@ class Trainer:
                 losses = self.update(step, batch, rollout)
                 self.log(step, rollout, scored, rewards, losses)
                 self._tell("on_step_end", step, self.metrics[-1])
-                asked = interrupt.requested()
+                asked = self._asked_to_end()
                 if (step + 1) % c.checkpoint_every == 0 or asked:
                     save_checkpoint(self)
                     self._tell("on_checkpoint", step)
@@ -117,25 +122,30 @@ class Trainer:
     @torch.no_grad()
     def score(self, rollout: Rollout, prompts: Prompts | None = None) -> tuple[Batch, RewardOutput]:
         """The batch with its scores, and how far each token is from the reference; `prompts` are those of training."""
-        prompts = prompts or self.prompts
-        given = [prompts.texts[i] for i in rollout.rows]
-        rewards = self.reward.score(given, rollout.texts, rollout.ids, **prompts.columns_of(rollout.rows))
+        rewards = self._rewards(rollout, prompts or self.prompts)
         responses = rollout.responses
         batch = Batch(
-            row=torch.arange(len(given), device=self.device), prompt_ids=rollout.prompt_ids,
+            row=torch.arange(len(rollout.rows), device=self.device), prompt_ids=rollout.prompt_ids,
             prompt_mask=rollout.prompt_mask, response_ids=responses.ids, response_mask=responses.mask,
             old_logprobs=responses.logprobs, ref_logprobs=torch.zeros_like(responses.logprobs),
             kl=torch.zeros_like(responses.logprobs), score=rewards.total.to(self.device), values=responses.values,
         )  # fmt: skip
         if self.algorithm.uses_values and batch.values is None:
             batch = replace(batch, values=torch.zeros_like(responses.logprobs))
-        for rows in batch.passes(self.config.max_tokens_per_pass):
-            part = batch.rows(rows).trimmed()
-            places = (rows, slice(part.response_ids.shape[1]))
-            batch.ref_logprobs[places], batch.kl[places] = self._distance(part)
-            if batch.values is not None and responses.values is None:
-                batch.values[places] = self._values(part)
-        return replace(batch, response_mask=responses.mask & rewards.valid.to(self.device)[:, None]), rewards
+        own = batch.rows(batch.row[self.strategy.share(len(batch))])
+        with self.strategy.whole():
+            for rows in own.passes(self.config.max_tokens_per_pass):
+                part = own.rows(rows).trimmed()
+                places = (rows, slice(part.response_ids.shape[1]))
+                own.ref_logprobs[places], own.kl[places] = self._distance(part)
+                if own.values is not None and responses.values is None:
+                    own.values[places] = self._values(part)
+        measured = {
+            name: self.strategy.gather(value, len(batch))
+            for name in ("ref_logprobs", "kl", "values") if (value := getattr(own, name)) is not None
+        }  # fmt: skip
+        mask = responses.mask & rewards.valid.to(self.device)[:, None]
+        return replace(batch, response_mask=mask, **measured), rewards
 
     def update(self, step: int, batch: Batch, rollout: Rollout) -> dict[str, float]:
         """`num_epochs` passes of `num_minibatches` optimiser steps; returns the means of what entered the loss."""
@@ -148,7 +158,7 @@ class Trainer:
             generator = torch.Generator().manual_seed(derive_seed(self.run.seed, "shuffle", step, epoch))
             minibatches += torch.randperm(len(batch), generator=generator).to(self.device).chunk(a.num_minibatches)
         for rows in minibatches[self.place.descents :]:
-            if asked := interrupt.requested():
+            if asked := self._asked_to_end():
                 save_checkpoint(self)
                 raise interrupt.Interrupted(asked)
             parts = self._optimizer_step(step, batch.rows(rows), rollout)
@@ -163,27 +173,24 @@ class Trainer:
         weights = token_weights(mask, self.algorithm.config.aggregation, c.max_new_tokens)
         shares = token_weights(mask, "token", c.max_new_tokens)  # the log shows means over tokens
         sums: dict[str, Tensor] = {}
-        self.optimizer.zero_grad()
-        for rows in minibatch.passes(c.max_tokens_per_pass):
+        self.strategy.zero_grad()
+        for rows, counts in own_passes(minibatch, c.max_tokens_per_pass, self.strategy):
             part = minibatch.rows(rows).trimmed()
             places = (rows, slice(part.response_ids.shape[1]))
             distribution = self._reference_distribution(part) if self._exact_kl_in_loss else None
-            new = self._outputs(part, distribution)
+            new = self._outputs(part, distribution, self._learner)
             per_token, parts = self.algorithm.loss(new, part, self.kl.coef)
-            loss = aggregate(per_token, weights[places])
+            loss = aggregate(per_token, weights[places]) * counts
             if not torch.isfinite(loss):
                 raise InputError(*self._what_is_not_finite(step, per_token, part, rollout))
-            loss.backward()
-            found = {"loss": loss} | {key: aggregate(value, shares[places]) for key, value in parts.items()}
+            self.strategy.backward(loss)
+            found = {"loss": loss} | {key: aggregate(value, shares[places]) * counts for key, value in parts.items()}
             sums = {key: sums.get(key, 0.0) + value.detach() for key, value in found.items()}
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for group in self.optimizer.param_groups for p in group["params"]], c.max_grad_norm
-        )
+        norm = self.strategy.step()
         if not torch.isfinite(norm):
             where, what = f"{self.run.name} step {step}", f"gradient norm {norm}: stopped before the weights changed"
             raise InputError(where, what, "lower the learning rate, or raise advantage_eps or clip less")
-        self.optimizer.step()
-        return {key: value.item() for key, value in (sums | {"grad_norm": norm}).items()}
+        return {key: value.item() for key, value in (self.strategy.total(sums) | {"grad_norm": norm}).items()}
 
     def log(self, step: int, rollout: Rollout, scored: Batch, rewards: RewardOutput, losses: dict[str, float]) -> None:
         """Append the step's metrics, with TRL's names, adapt the KL coefficient, keep some completions."""
@@ -226,15 +233,32 @@ class Trainer:
         for callback in self.callbacks:
             getattr(callback, event)(self, *arguments)
 
+    def _asked_to_end(self) -> int:
+        """The signal by which any worker has been asked to end, 0 where none has: all decide alike."""
+        return self.strategy.largest(interrupt.requested() or 0)
+
+    def _rewards(self, rollout: Rollout, prompts: Prompts) -> RewardOutput:
+        """Each worker scores its share."""
+        own = self.strategy.share(len(rollout.rows))
+        given = [prompts.texts[i] for i in rollout.rows[own]]
+        columns = prompts.columns_of(rollout.rows[own])
+        rewards = self.reward.score(given, rollout.texts[own], rollout.ids[own], **columns)
+        return gather_rewards(self.strategy, rewards, len(rollout.rows))
+
     def _sample(self, prompts: Prompts, rows: list[int], seeds: Sequence[int], group_size: int) -> Rollout:
         prompt_ids, prompt_mask = encode_prompts(self.tokenizer, [prompts.texts[i] for i in rows], self.device)
         head = self.policy.value if isinstance(self.policy.value, ValueHead) else None
-        with self._autocast():
+        own = self.strategy.share(len(rows))
+        own_seeds = seeds[own.start * group_size : own.stop * group_size]
+        with self.strategy.whole(), self._autocast():
             responses = sample_responses(
-                self.policy.lm, prompt_ids, prompt_mask, seeds, group_size=group_size,
+                self.policy.lm, prompt_ids[own], prompt_mask[own], own_seeds, group_size=group_size,
                 max_new_tokens=self.config.max_new_tokens, temperature=self.config.temperature,
                 pad_id=self.tokenizer.pad_token_id, value_head=head,
             )  # fmt: skip
+        responses = gather_responses(
+            self.strategy, responses, len(seeds), self.config.max_new_tokens, self.tokenizer.pad_token_id
+        )
         texts, ids = decode(self.tokenizer, responses)
         each = [i for i in rows for _ in range(group_size)]
         prompt_ids, prompt_mask = (x.repeat_interleave(group_size, 0) for x in (prompt_ids, prompt_mask))
@@ -243,9 +267,10 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
-    def _outputs(self, part: Batch, ref_log_distribution: Tensor | None = None) -> TokenOutputs:
+    def _outputs(self, part: Batch, ref_log_distribution: Tensor | None = None, learner: Any = None) -> TokenOutputs:
+        """Of the policy, or of the `learner` that stands for it where gradients are wanted."""
         with self._autocast():
-            return self.policy(
+            return (learner or self.policy)(
                 *part.tokens(), self.config.temperature, ref_log_distribution=ref_log_distribution,
                 entropy_grad=self.algorithm.config.entropy_coef > 0,
             )  # fmt: skip

@@ -3,10 +3,12 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 _requested: int | None = None
 _deferred = False
+_file: Path | None = None
 
 
 class Interrupted(SystemExit):
@@ -25,8 +27,16 @@ def install() -> None:
         signal.signal(number, _on_signal)
 
 
+def listen(path: Path) -> None:
+    """A file with a signal's number asks too: by it a stage tells its workers."""
+    global _file
+    _file = path
+
+
 def requested() -> int | None:
     """The signal that has asked this process to end, None while there is none."""
+    if _requested is None and _file is not None and _file.is_file():
+        return int(_file.read_text(encoding="ascii"))
     return _requested
 
 

@@ -48,20 +48,30 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class ZeroConfig(Section):
+    """`compute.deepspeed:` what is divided among the workers; needs the package from stage 1 on."""
+
+    zero_stage: int = Field(ge=0, le=3, description="0 nothing, 1 moments, 2 gradients too, 3 weights too")
+    offload: bool = Field(description="keep what is divided in the CPU's memory; on a GPU")
+
+
 class ComputeConfig(Section):
     """`compute:` what the numbers depend on in the machine."""
 
-    threads: int = Field(ge=1, le=256, description="CPU threads of torch; another count gives other bytes")
+    executor: Literal["local", "ray", "deepspeed"] = Field(
+        description="who starts a training's workers: nobody, Ray (RAY_ADDRESS, else a cluster of its own), torchrun"
+    )
+    num_workers: int = Field(ge=1, le=4096, description="processes that share a training; another count: other bytes")
+    threads: int = Field(ge=1, le=256, description="CPU threads of each; another count gives other bytes")
     precision: Literal["float32", "bfloat16"] = Field(description="dtype of forward and backward passes")
+    deepspeed: ZeroConfig
+    max_failures: int = Field(ge=0, description="how often workers that died are started again before the stage fails")
 
     @model_validator(mode="after")
-    def _is_one_process(self) -> Self:
-        world_size = os.environ.get("WORLD_SIZE", "1")
-        if world_size != "1":
-            raise ValueError(
-                f"WORLD_SIZE = {world_size} in the environment, {os.cpu_count()} CPUs here: a stage is one process;"
-                " start it without torchrun or accelerate, or unset WORLD_SIZE"
-            )
+    def _local_is_one_process(self) -> Self:
+        if self.executor == "local" and (self.num_workers > 1 or self.deepspeed.zero_stage):
+            what = f"num_workers = {self.num_workers}, deepspeed.zero_stage = {self.deepspeed.zero_stage}"
+            raise ValueError(f"executor: local is one process, but {what}; write ray or deepspeed, or 1 and 0")
         return self
 
 
@@ -133,10 +143,16 @@ def read_params(model: type[Params], path: Path = PARAMS_FILE) -> Params:
             what = f"{'.'.join(map(str, key_path))} = {reprlib.repr(value)} has a placeholder, and none is filled in"
             raise InputError(f"{path}{_line(path, key_path)}", what, "write the value itself")
     try:
-        return model.model_validate({key: values[key] for key in model.model_fields if key in values})
+        found = model.model_validate({key: values[key] for key in model.model_fields if key in values})
     except ValidationError as error:
         lines = [_explain(path, model, dict(item)) for item in error.errors(include_url=False)]
         raise InputError(path, f"{len(lines)} mistake(s)\n  " + "\n  ".join(lines)) from None
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if "compute" in model.model_fields and world_size != "1":
+        what = f"WORLD_SIZE = {world_size} in the environment, {os.cpu_count()} CPUs here: a stage is one process"
+        remedy = "start it without torchrun or accelerate (compute.executor starts workers), or unset WORLD_SIZE"
+        raise InputError(f"{path}{_line(path, ('compute',))}: compute", what, remedy)
+    return found
 
 
 def _texts(node: Any, location: tuple[Any, ...] = ()) -> typing.Iterator[tuple[tuple[Any, ...], str]]:

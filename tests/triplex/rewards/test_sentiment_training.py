@@ -80,6 +80,15 @@ def test_equal_runs_make_equal_classifiers(base: Path, classifier: tuple[Any, An
         assert torch.equal(one, other)
 
 
+def test_one_that_was_trained_before_a_kill_is_saved_alike(base: Path, tmp_path: Path) -> None:
+    for name in ("first", "again"):  # the second finds the last checkpoint, and nothing left to train
+        made = make_classifier(trained(), "float32", base, rows(160, seed=0), run(tmp_path / "state"))
+        assert made is not None
+        save_model(tmp_path / name, *made)
+    one, other = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("first", "again"))
+    assert one == other
+
+
 def test_classifier_survives_its_folder(classifier: tuple[Any, Any], tmp_path: Path) -> None:
     save_model(tmp_path / "c", *classifier)
     model, tokenizer = load_classifier(tmp_path / "c")

@@ -1,0 +1,166 @@
+"""DeepSpeed's ZeRO: moments (stage 1), gradients (2) and weights (3) in parts, one on each worker."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from triplex.distributed.strategy import Replicated
+from triplex.runs.errors import InputError
+
+INSTALL = "pip install 'triplex[deepspeed]'"
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+_BUCKET = 1_000_000  # elements; torch's deterministic mode fills a larger one with NaN at each step, for seconds
+
+
+def import_deepspeed() -> Any:
+    """The package, without what it would build with a C++ compiler; InputError where it is not installed."""
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        import deepspeed
+    except ImportError as error:
+        what = f"zero_stage above 0 needs DeepSpeed ({error})"
+        raise InputError("params.yaml: compute.deepspeed.zero_stage", what, f"{INSTALL}, or write 0") from error
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # sums in shared memory; gloo does without
+    deepspeed.utils.logger.setLevel("WARNING")
+    return deepspeed
+
+
+class Sharded(Replicated):
+    """A ZeRO engine around the module; what it divides among the workers is put together for sampling and saving."""
+
+    def __init__(self, zero_stage: int, offload: bool) -> None:
+        super().__init__()
+        self.zero_stage, self.offload = zero_stage, offload
+
+    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Any:
+        """The engine, whose forward fetches the weights that a layer needs."""
+        deepspeed = import_deepspeed()
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+        place = {"device": "cpu" if self.offload else "none"}
+        zero: dict[str, Any] = {
+            "stage": self.zero_stage, "reduce_bucket_size": _BUCKET, "allgather_bucket_size": _BUCKET,
+            "overlap_comm": False, "offload_optimizer": place,
+        }  # fmt: skip
+        if self.zero_stage == 3:
+            zero |= {"offload_param": place, "stage3_param_persistence_threshold": 0}
+        config = {
+            "train_micro_batch_size_per_gpu": 1,  # which nothing here reads: a pass has as many rows as fit
+            "managed_gradient_accumulation": False,  # any number of passes, then a step
+            "gradient_clipping": max_grad_norm,
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # torch's AdamW, which needs no compiler
+        }
+        self._learning_ones = [p for group in optimizer.param_groups for p in group["params"]]  # before they are moved
+        self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        self.module, self.optimizer = module, optimizer
+        return self.engine
+
+    def backward(self, loss: Tensor) -> None:
+        """DeepSpeed takes the mean over the workers, and what is wanted is the sum."""
+        self.engine.backward(loss * self.num_workers)
+
+    def step(self) -> Tensor:
+        """As alone; a norm that is not finite is found when the weights have changed, and the run ends there."""
+        self.engine.step()
+        return torch.as_tensor(self.engine.get_global_grad_norm()).float()
+
+    def zero_grad(self) -> None:
+        """The engine forgets the gradients when it has descended."""
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """At stage 3 every worker gets all weights for the time, and its layers fetch none."""
+        if self.zero_stage < 3:
+            yield
+            return
+        zero = import_deepspeed().zero
+        offload = self.engine.optimizer.parameter_offload
+        with zero.GatheredParameters(list(self.module.parameters())):
+            parameter: Any
+            for parameter in self.module.parameters():
+                parameter.ds_active_sub_modules.clear()
+            for hook in (*offload.forward_hooks, *offload.backward_hooks):
+                hook.remove()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            try:
+                yield
+            finally:
+                offload._register_deepspeed_module(offload.module)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What descends, in whole, by name."""
+        with self.whole():
+            return {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def moments(self) -> dict[str, Tensor]:
+        """What the optimiser remembers, in whole, as one process would."""
+        get = import_deepspeed().utils.safe_get_full_optimizer_state
+        found: dict[str, Tensor] = {}
+        if self.optimizer.state:
+            self._link_moments()
+            step = self.optimizer.state[self._parts()[0]]["step"]
+            for number, parameter in enumerate(self._learning_ones):
+                found[f"{number}.step"] = step.clone()
+                for name in _MOMENTS:
+                    found[f"{number}.{name}"] = get(parameter, name).view(_shape(parameter))
+        return found
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        """Put back what `weights` and `moments` gave, on this or another number of workers."""
+        by_name = dict(self.module.named_parameters())
+        for name, value in weights.items():
+            self._set(by_name[name], value)
+        if not moments:
+            return
+        for part in self._parts():
+            empty = {name: torch.zeros_like(part) for name in _MOMENTS}
+            self.optimizer.state[part] = {"step": moments["0.step"].clone(), **empty}
+        self._link_moments()
+        for number, parameter in enumerate(self._learning_ones):
+            for name in _MOMENTS:
+                self._set(parameter, moments[f"{number}.{name}"], name)
+
+    def _link_moments(self) -> None:
+        """Tell each weight where its moments are: DeepSpeed does so after the first group's first step, for all groups,
+        of which the others then have none yet."""
+        if self.zero_stage < 3:
+            self.engine.optimizer._hp_optimizer_states_linked = False
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _parts(self) -> list[Tensor]:
+        """The flat tensors that torch's optimiser descends by: this worker's."""
+        engine = self.engine.optimizer
+        return engine.fp32_partitioned_groups_flat if self.zero_stage == 3 else engine.single_partition_of_fp32_groups
+
+    def _set(self, parameter: Any, value: Tensor, moment: str | None = None) -> None:
+        """Write a weight, or a moment of it, given in whole, into this worker's part of it."""
+        deepspeed = import_deepspeed()
+        if self.zero_stage < 3:
+            if moment:
+                deepspeed.utils.safe_set_full_optimizer_state(parameter, value, moment)
+            else:
+                parameter.copy_(value)
+                deepspeed.utils.safe_set_full_fp32_param(parameter, value)
+            return
+        size = parameter.ds_tensor.ds_numel
+        padded = pad(value.flatten(), (0, size * self.num_workers - value.numel()))
+        own = padded[size * self.rank : size * (self.rank + 1)]
+        if moment:
+            deepspeed.utils.safe_set_local_optimizer_state(parameter, own, moment)
+            return
+        deepspeed.utils.safe_set_local_fp32_param(parameter, own)
+        with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0):
+            parameter.copy_(value)
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """That of the whole weight."""
+    return getattr(parameter, "ds_shape", parameter.shape)

@@ -1,0 +1,62 @@
+"""Workers of one machine, started and started again by torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from triplex.runs.errors import InputError
+from triplex.runs.files import write_text
+from triplex.runs.params import ComputeConfig
+
+_TASK = "task.json"
+
+
+class Job:
+    """The process of torchrun."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", compute: ComputeConfig) -> None:
+        self._process, self._compute = process, compute
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, within that time."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def check(self) -> None:
+        """InputError if it has failed."""
+        if self._process.returncode:
+            raise died(self._compute)
+
+
+def died(compute: ComputeConfig) -> InputError:
+    """What to say where workers were lost too often."""
+    what = f"workers died more than {compute.max_failures} times; the last checkpoint is kept"
+    return InputError("params.yaml: compute.max_failures", what, "look above for why, then start the stage again")
+
+
+@contextmanager
+def start(compute: ComputeConfig, task: dict[str, Any]) -> Iterator[Job]:
+    """As many workers as `compute` says; when one dies all are ended and start from the last checkpoint."""
+    path = Path(task["run"]["state"]) / _TASK
+    write_text(path, json.dumps(task))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
+        f"--nproc-per-node={compute.num_workers}", f"--max-restarts={compute.max_failures}",
+        "--module", "triplex.distributed.worker", str(path),
+    ]  # fmt: skip
+    folders = os.pathsep.join(filter(None, [task["folder"], os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"OMP_NUM_THREADS": str(compute.threads), "PYTHONPATH": folders}
+    process = subprocess.Popen(command, env=environment)
+    try:
+        yield Job(process, compute)
+    finally:
+        process.terminate()  # it then ends the workers
+        process.wait()

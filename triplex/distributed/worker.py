@@ -1,0 +1,66 @@
+"""One of the processes that share a training; torchrun calls `python -m triplex.distributed.worker TASK.json`."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
+from triplex.distributed.strategy import Replicated, Strategy
+from triplex.runs import interrupt
+from triplex.runs.allocator import keep_freed_memory
+from triplex.runs.errors import InputError
+from triplex.runs.files import write_text
+from triplex.runs.interrupt import Interrupted
+from triplex.runs.params import ComputeConfig
+from triplex.runs.seeds import seed_everything
+from triplex.runs.stage import Run
+
+STOP, ERROR = "stop", "error.json"  # in the run's state folder: from the stage to its workers, and back
+
+
+def work(task: dict[str, Any]) -> None:
+    """Do one worker's part, in a process that is in torch.distributed's group.
+
+    An InputError goes to the stage through a file and ends this worker; started again, it does nothing. Where the stage
+    was asked to end it ends well, after a checkpoint.
+    """
+    run = Run(task["run"]["name"], task["run"]["seed"], Path(task["run"]["state"]))
+    compute = ComputeConfig.model_validate(task["compute"])
+    if (run.state / ERROR).is_file():
+        return
+    interrupt.listen(run.state / STOP)
+    keep_freed_memory()
+    seed_everything(run.seed, compute.threads)
+    try:
+        import_module(task["module"]).work(task["given"], run, make_strategy(compute))
+    except Interrupted:
+        return
+    except InputError as error:
+        write_text(run.state / ERROR, json.dumps([error.where, error.what, error.remedy]))
+        raise
+
+
+def make_strategy(compute: ComputeConfig) -> Strategy:
+    """How this worker and the others of the group hold the model."""
+    zero = compute.deepspeed
+    if zero.zero_stage == 0:
+        return Replicated()
+    from triplex.distributed.deepspeed import Sharded
+
+    return Sharded(zero.zero_stage, zero.offload)
+
+
+def backend() -> str:
+    """Of torch.distributed on this machine."""
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+if __name__ == "__main__":
+    distributed.init_process_group(backend())
+    work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    distributed.destroy_process_group()
