@@ -12,7 +12,7 @@ import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silen
 from triplex.backends import trl_limits, unsloth
 from triplex.backends.trl_run import TRLRun
 from triplex.data.tables import SCHEMAS, read_table
-from triplex.distributed.launch import run_workers
+from triplex.distributed.launch import check_installed, run_workers
 from triplex.distributed.strategy import Strategy
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm, load_classifier
@@ -114,7 +114,12 @@ def check(params: Params) -> None:
     """InputError for sizes that do not fit each other, and for what the backend cannot do."""
     (name,) = ALGORITHMS.keys() & type(params).model_fields
     make, _ = ALGORITHMS[name]
-    check_sizes(params.train, make(getattr(params, name)), num_prompts=1)  # how many there are is not known yet
+    algorithm, compute = make(getattr(params, name)), params.compute
+    check_sizes(params.train, algorithm, num_prompts=1, num_workers=compute.num_workers)  # of prompts, later
+    if compute.executor != "local" and params.train.backend != "native":
+        what = f"train.backend = {params.train.backend} trains in one process"
+        raise InputError(f"params.yaml: compute.executor = {compute.executor}", what, "write local, or backend: native")
+    check_installed(compute)
     match params.train.backend:
         case "trl":
             trl_limits.check(params.train, name, getattr(params, name), params.compute.precision)

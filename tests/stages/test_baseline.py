@@ -15,7 +15,8 @@ from triplex.perplexity.scorer import FrozenScorer
 
 PARAMS = """
 seed: 3
-compute: {threads: 1, precision: float32}
+compute: {executor: local, num_workers: 1, threads: 1, precision: float32, max_failures: 0,
+          deepspeed: {zero_stage: 0, offload: false}}
 perplexity:
   max_tokens_per_batch: 256
   template: "{prompt} It is\\n{response}"

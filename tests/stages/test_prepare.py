@@ -9,7 +9,8 @@ from triplex.data.tables import SCHEMAS, read_table
 
 PARAMS = """
 seed: 3
-compute: {threads: 1, precision: float32}
+compute: {executor: local, num_workers: 1, threads: 1, precision: float32, max_failures: 0,
+          deepspeed: {zero_stage: 0, offload: false}}
 data:
   source:
     kind: files

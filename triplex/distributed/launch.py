@@ -7,6 +7,7 @@ Workers share the project's folder with the stage, by a network drive where ther
 import json
 from dataclasses import asdict
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ from triplex.runs.params import ComputeConfig
 from triplex.runs.stage import Run
 
 _LOOK_SECONDS = 0.2
+
+
+def check_installed(compute: ComputeConfig) -> None:
+    """InputError with the line that installs what `compute` asks for."""
+    wanted = {
+        "ray": (compute.executor == "ray", "compute.executor = ray"),
+        "deepspeed": (
+            compute.deepspeed.zero_stage > 0,
+            f"compute.deepspeed.zero_stage = {compute.deepspeed.zero_stage}",
+        ),
+    }
+    for package, (is_wanted, where) in wanted.items():
+        if is_wanted and find_spec(package) is None:
+            raise InputError(
+                f"params.yaml: {where}", f"{package} is not installed", f"pip install 'triplex[{package}]'"
+            )
 
 
 def run_workers(compute: ComputeConfig, module: str, given: dict[str, Any], run: Run) -> None:

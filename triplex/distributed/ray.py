@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -14,25 +15,21 @@ from triplex.distributed.torchrun import died
 from triplex.runs.errors import InputError
 from triplex.runs.params import ComputeConfig
 
-INSTALL = "pip install 'triplex[ray]'"
-ADDRESS = "RAY_ADDRESS"
+ADDRESS, TOKEN = "RAY_ADDRESS", "RAY_AUTH_TOKEN"
 _REACH_SECONDS = 10.0
 _WHERE = "params.yaml: compute.num_workers"
 
 
 def import_ray() -> Any:
-    """The package, with its telemetry off and its authentication on; InputError where it is not installed."""
+    """The package, with its telemetry off and its authentication on."""
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_DEDUP_LOGS": "0",
         "RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }  # fmt: skip
-    try:
-        import ray
-        import ray.train.torch
-    except ImportError as error:
-        where = "params.yaml: compute.executor = ray"
-        raise InputError(where, f"Ray is not installed ({error})", INSTALL) from error
+    import ray
+    import ray.train.torch
+
     return ray
 
 
@@ -98,7 +95,8 @@ def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
     address = os.environ.get(ADDRESS)
     environment = {"env_vars": {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": str(compute.threads)}}
     if address is None:
-        ray.init(address="local", include_dashboard=False, runtime_env=environment)
+        os.environ[TOKEN] = token_hex(32)  # nobody else is to start a process in it
+        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, runtime_env=environment)
     else:
         reach(address)
         ray.init(address=address, runtime_env=environment)

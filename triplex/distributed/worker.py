@@ -1,6 +1,7 @@
 """One of the processes that share a training; torchrun calls `python -m triplex.distributed.worker TASK.json`."""
 
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -60,7 +61,17 @@ def backend() -> str:
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
+def join() -> None:
+    """torchrun's group; its store outlives the workers, and those of another start must not find dead ones there."""
+    told = os.environ
+    store = distributed.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)
+    distributed.init_process_group(
+        backend(), store=distributed.PrefixStore(f"start-{told['TORCHELASTIC_RESTART_COUNT']}", store),
+        rank=int(told["RANK"]), world_size=int(told["WORLD_SIZE"]),
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
-    distributed.init_process_group(backend())
+    join()
     work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     distributed.destroy_process_group()

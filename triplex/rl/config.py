@@ -89,12 +89,21 @@ class TrainConfig(Section):
                 return LinearKL(self.kl_coef, c.final_coef, self.num_steps)
 
 
-def check_sizes(config: TrainConfig, algorithm: Algorithm, num_prompts: int) -> None:
-    """InputError unless a batch is whole groups and whole mini-batches, and there are prompts."""
+def check_sizes(config: TrainConfig, algorithm: Algorithm, num_prompts: int, num_workers: int = 1) -> None:
+    """InputError unless a batch is whole groups and whole mini-batches, there are prompts, and work for each worker."""
     where, num = f"params.yaml: train.batch_size = {config.batch_size}", algorithm.config.num_minibatches
     if config.batch_size % algorithm.group_size:
         raise InputError(where, f"not a multiple of group_size = {algorithm.group_size}", "change one of the two")
     if config.batch_size % num:
         raise InputError(where, f"not a multiple of num_minibatches = {num}", "change one of the two")
+    if (config.batch_size // algorithm.group_size) % num_workers:
+        what = f"its {config.batch_size // algorithm.group_size} prompts are no equal parts for {num_workers} workers"
+        raise InputError(where, what, "change one of the two (compute.num_workers)")
+    if config.batch_size // num < num_workers:
+        what = f"a mini-batch of {config.batch_size // num} responses leaves some of {num_workers} workers without any"
+        raise InputError(where, what, "raise it, or lower num_minibatches or compute.num_workers")
+    if config.num_eval_prompts < num_workers:
+        where = f"params.yaml: train.num_eval_prompts = {config.num_eval_prompts}"
+        raise InputError(where, f"fewer than compute.num_workers = {num_workers}", "raise it")
     if num_prompts == 0:
         raise InputError("data/processed/prompts.parquet", "holds no prompts", "run prepare on more data")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Digests(Callback):
     """`digests.jsonl` in the run's state folder while it trains, reports/digests/train-NAME.jsonl at its end.
 
-    `loss` is the number itself, the step's mean; `gradients` are those of the step's last descent, clipped. TRL's
-    trainers tell of no rollout: their rows hold the step and the loss.
+    `loss` is the number itself, the step's mean; `gradients` are those of the step's last descent, clipped. What is
+    divided among workers has no digest. TRL's trainers tell of no rollout: their rows hold the step and the loss.
     """
 
     def __init__(self, name: str) -> None:
@@ -39,7 +39,10 @@ class Digests(Callback):
         row: Row = {"step": step, **self._rollout, "loss": metrics["loss"]}
         if self._rollout:
             learning = [p for p in trainer.policy.parameters() if p.requires_grad]
-            row |= {"gradients": digest(p.grad for p in learning), "weights": digest(learning)}
+            if trainer.strategy.zero_stage == 0:
+                row["gradients"] = digest(p.grad for p in learning)
+            if trainer.strategy.zero_stage < 3:
+                row["weights"] = digest(learning)
         self._rows.append(row)
 
     def on_train_end(self, trainer: "Trainer") -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from triplex.distributed.strategy import Strategy
-from triplex.models.causal import CausalLM
+from triplex.models.causal import CausalLM, Trunk
 from triplex.models.policy import Policy, TokenOutputs
 from triplex.models.value import ValueHead, ValueNetwork
 from triplex.rewards.composite import CompositeReward
@@ -51,7 +51,8 @@ class Trainer:
         passes compute in bfloat16. Callbacks are told of each event in their order. `strategy` says how workers share
         a step; every worker has the same batch and the same metrics, the first one writes the checkpoints.
         """
-        check_sizes(config, algorithm, len(prompts))
+        self.strategy = strategy or Strategy()
+        check_sizes(config, algorithm, len(prompts), self.strategy.num_workers)
         check_prompts_fit(policy.lm, tokenizer, prompts.ids, prompts.texts, config.max_new_tokens)
         check_prompts_fit(policy.lm, tokenizer, held_out.ids, held_out.texts, config.max_new_tokens)
         self.config, self.algorithm, self.run = config, algorithm, run
@@ -63,8 +64,11 @@ class Trainer:
             self._reference_mode = policy.lm.adapter_off  # type: ignore[assignment]  # of HuggingFaceLM
         self.device, self.precision = next(policy.parameters()).device, precision
         self.optimizer, self._rates = make_optimizer(policy, algorithm)
-        self.strategy = strategy or Strategy()
         self._learner = self.strategy.prepare(policy, self.optimizer, config.max_grad_norm)
+        if self.strategy.zero_stage == 3:  # workers fetch a layer's weights together, so all read it equally often
+            for module in policy.modules():
+                if isinstance(module, Trunk):
+                    module.reads_prompts_once = False
         self.kl = config.make_kl_control()
         kl = algorithm.config.kl
         self._exact_kl_in_loss = kl.estimator == "full" and kl.place == "loss"

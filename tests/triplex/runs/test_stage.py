@@ -11,7 +11,7 @@ from pydantic import Field
 
 from triplex.runs import lock
 from triplex.runs.errors import Exit, InputError, errors_in_words
-from triplex.runs.params import ComputeConfig, Section, Seed
+from triplex.runs.params import ComputeConfig, Section, Seed, ZeroConfig
 from triplex.runs.seeds import derive_seed
 from triplex.runs.stage import Run, run_stage
 
@@ -37,7 +37,7 @@ import torch
 from triplex.runs.errors import InputError
 from triplex.runs.guard import guarded
 from triplex.runs.progress import StepProgress
-from triplex.runs.params import ComputeConfig, Section, Seed
+from triplex.runs.params import ComputeConfig, ZeroConfig, Section, Seed
 from triplex.runs.errors import errors_in_words
 from triplex.runs.stage import run_stage
 
@@ -46,7 +46,10 @@ class Params(Section):
     compute: ComputeConfig
 
 def main():
-    compute = ComputeConfig(threads=1, precision="float32")
+    zero = {"zero_stage": 0, "offload": False}
+    compute = ComputeConfig(
+        executor="local", num_workers=1, threads=1, precision="float32", deepspeed=zero, max_failures=0
+    )
     with errors_in_words(), run_stage("make", Params(seed=1, compute=compute)) as run:
         match sys.argv[1]:
             case "fail":
@@ -74,7 +77,11 @@ class Params(Section):
 
 
 def params(*, seed: int = 7, size: int = 3) -> Params:
-    return Params(seed=seed, compute=ComputeConfig(threads=1, precision="float32"), size=size)
+    zero = ZeroConfig(zero_stage=0, offload=False)
+    compute = ComputeConfig(
+        executor="local", num_workers=1, threads=1, precision="float32", deepspeed=zero, max_failures=0
+    )
+    return Params(seed=seed, compute=compute, size=size)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,63 @@
+"""What each worker of the tests runs: a policy that learns to say even tokens, and what each worker has seen of it."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.triplex.rl.even_tokens import HELD_OUT, OWN, PROMPTS, SHARED, TRAIN, even_share
+from triplex.distributed.strategy import Strategy
+from triplex.models.huggingface import HuggingFaceLM
+from triplex.models.loading import load_causal_lm
+from triplex.models.policy import Policy
+from triplex.models.value import ValueHead, ValueNetwork
+from triplex.rewards.composite import CompositeReward, Part
+from triplex.rl.algorithms import ALGORITHMS
+from triplex.rl.batch import Batch
+from triplex.rl.callbacks import Callback
+from triplex.rl.config import TrainConfig
+from triplex.rl.trainer import Trainer
+from triplex.runs.digests import digest
+from triplex.runs.errors import InputError
+from triplex.runs.stage import Run
+
+
+class Watch(Callback):
+    """Keeps what was sampled; dies, or asks the stage to end, once, where the test says."""
+
+    def __init__(self, given: dict[str, Any], run: Run, rank: int) -> None:
+        self.ids: list[str] = []
+        self.given, self.run, self.rank = given, run, rank
+
+    def on_rollout(self, trainer: Trainer, step: int, batch: Batch) -> None:
+        self.ids.append(digest([batch.response_ids, batch.response_mask]))
+        if self.given.get("wrong_at") == step and self.rank == 1:
+            raise InputError("the test", "something is wrong", "mend it")
+        self._once("kill", self.given.get("kill_rank"), os.getpid(), signal.SIGKILL, step)
+        self._once("stop", 0, self.given.get("stage", 0), signal.SIGTERM, step)
+
+    def _once(self, what: str, rank: int | None, process: int, number: int, step: int) -> None:
+        marker = self.run.state.parent / what
+        if self.given.get(f"{what}_at") == step and self.rank == rank and not marker.exists():
+            marker.touch()
+            os.kill(process, number)
+
+
+def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
+    name, folder = given["algorithm"], Path(given["model"])
+    make, config = ALGORITHMS[name]
+    model, tokenizer = load_causal_lm(folder)
+    lm, reference = HuggingFaceLM(model, tokenizer), HuggingFaceLM(*load_causal_lm(folder))
+    value = None
+    if name == "ppo":
+        value = ValueNetwork.from_policy(lm) if given.get("network") else ValueHead(lm.hidden_size)
+    watch = Watch(given, run, strategy.rank)
+    trainer = Trainer(
+        TrainConfig.model_validate(TRAIN | given["train"]), make(config.model_validate(SHARED | OWN[name])),
+        Policy(lm, value), reference, tokenizer, CompositeReward({"even": Part(even_share)}), PROMPTS, HELD_OUT, run,
+        callbacks=[watch], strategy=strategy,
+    )  # fmt: skip
+    trainer.train()
+    found = {"metrics": trainer.metrics, "weights": digest(strategy.weights().values()), "ids": watch.ids}
+    (run.state.parent / f"worker-{strategy.rank}.json").write_text(json.dumps(found))
