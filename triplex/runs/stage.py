@@ -50,6 +50,7 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
         identity = {"stage": name, "params": values, "inputs": check_inputs(declared["deps"])}
         state = state_path(name, {**identity, "environment": environment()})
         state.mkdir(parents=True, exist_ok=True)
+        STATES.parent.chmod(0o700)  # DVC makes it, for its site cache, and lets everybody write there
         for left in [*_half_removed(name), *map(Path, declared["outs"])]:
             _remove(left)
         seed = derive_seed(values["seed"], name)

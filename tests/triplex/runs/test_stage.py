@@ -159,6 +159,13 @@ def fail(**values: int) -> Path:
     return state
 
 
+def test_a_folder_that_dvc_opened_to_everybody_is_closed() -> None:
+    Path(".triplex").mkdir()
+    Path(".triplex").chmod(0o777)
+    make()
+    assert Path(".triplex").stat().st_mode & 0o777 == 0o700
+
+
 def test_state_is_kept_on_failure_and_found_again() -> None:
     state = fail()
     assert (state / "checkpoint").read_text() == "x"
