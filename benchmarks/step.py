@@ -21,9 +21,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 from transformers.utils import logging
 
 from benchmarks.training import GROUP_SIZE, PPO_EPOCHS, EvenTokens, Size, make_trainer, write_model
+from triplex.rl.batch import Batch
 
 MIDDLE = Size(num_layers=4, hidden_size=128, num_heads=4, vocab_size=2048, num_sequences=64)
 GROWTH = {
@@ -73,14 +75,19 @@ def parts_of_steps(name: str, size: Size) -> dict[str, float]:
     with TemporaryDirectory() as folder:
         write_model(size, Path(folder))
         trainer = make_trainer(name, size, Path(folder), NUM_STEPS + 2, EvenTokens())
-    entered: list[float] = []
-    left: list[float] = []
-    trainer.reference.register_forward_pre_hook(lambda *_: entered.append(time.perf_counter()))
-    trainer.reference.register_forward_hook(lambda *_: left.append(time.perf_counter()))
+    distance = trainer._distance
+    distances: list[float] = []
+
+    def timed_distance(part: Batch) -> tuple[Tensor, Tensor]:
+        begin = time.perf_counter()
+        found = distance(part)
+        distances.append(time.perf_counter() - begin)
+        return found
+
+    trainer._distance = timed_distance  # type: ignore[method-assign]
     found: dict[str, list[float]] = {part: [] for part in PARTS}
     for step in range(NUM_STEPS + 1):
-        entered.clear()
-        left.clear()
+        distances.clear()
         start = time.perf_counter()
         rollout = trainer.rollout(step)
         sampled = time.perf_counter()
@@ -88,7 +95,7 @@ def parts_of_steps(name: str, size: Size) -> dict[str, float]:
         scored = time.perf_counter()
         trainer.update(step, trainer.algorithm.estimate_advantages(batch, trainer.kl.coef), rollout)
         updated = time.perf_counter()
-        reference = sum(left) - sum(entered)
+        reference = sum(distances)
         parts = (sampled - start, scored - sampled - reference, reference, updated - scored)
         for part, seconds in zip(PARTS, parts, strict=True):
             found[part].append(seconds)

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from triplex.distributed.strategy import Strategy
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.policy import Policy
 from triplex.models.value import ValueHead, ValueNetwork
@@ -109,8 +110,9 @@ def make_algorithm(name: str) -> Algorithm:
 
 
 def make_trainer(
-    name: str, size: Size, folder: Path, num_steps: int, reward: EvenTokens, callbacks: Sequence[Callback] = ()
-) -> Trainer:
+    name: str, size: Size, folder: Path, num_steps: int, reward: EvenTokens, callbacks: Sequence[Callback] = (),
+    run: Run | None = None, strategy: Strategy | None = None,
+) -> Trainer:  # fmt: skip
     """Triplex's trainer of the model in `folder`; it neither evaluates nor saves before its last step."""
     algorithm, tokenizer = make_algorithm(name), read_tokenizer(folder)
     lm, reference = (HuggingFaceLM(read_model(folder), tokenizer) for _ in range(2))
@@ -129,5 +131,6 @@ def make_trainer(
     prompts = Prompts([str(i) for i in range(len(texts))], texts)
     return Trainer(
         config, algorithm, Policy(lm, value), reference, tokenizer, CompositeReward({"even_tokens": Part(reward)}),
-        prompts, prompts.first(4), Run("benchmark", SEED, folder / "state"), callbacks=callbacks,
+        prompts, prompts.first(4), run or Run("benchmark", SEED, folder / "state"), callbacks=callbacks,
+        strategy=strategy,
     )  # fmt: skip

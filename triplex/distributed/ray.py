@@ -27,6 +27,8 @@ def import_ray() -> Any:
         "RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }  # fmt: skip
+    if ADDRESS not in os.environ:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # by which Ray, on any system, stays on loopback
     import ray
     import ray.train.torch
 
@@ -95,8 +97,8 @@ def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
     address = os.environ.get(ADDRESS)
     environment = {"env_vars": {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": str(compute.threads)}}
     if address is None:
-        os.environ[TOKEN] = token_hex(32)  # nobody else is to start a process in it
-        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, runtime_env=environment)
+        os.environ.setdefault(TOKEN, token_hex(32))  # nobody else is to start a process in it
+        ray.init(address="local", include_dashboard=False, runtime_env=environment)
     else:
         reach(address)
         ray.init(address=address, runtime_env=environment)

@@ -1,0 +1,118 @@
+"""What several workers change, and what they do not: `python -m benchmarks.scaling equality throughput memory`.
+
+Trains a random GPT-2 in one process, through torchrun and through Ray, by one worker and by two, at every stage of
+ZeRO; every worker has one thread. Needs the extras ray and deepspeed. Prints Markdown.
+
+- equality: 20 steps of PPO and GRPO; the weights' digests side by side, and the losses against those of one process
+- throughput: seconds a step, and the stage's whole time, which holds the start of the workers
+- memory: peak of a worker's process for a model of 85 million weights, at each stage of ZeRO
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from benchmarks.pipeline import environment
+from benchmarks.training import Size, write_model
+from triplex.distributed.launch import run_workers
+from triplex.runs import interrupt
+from triplex.runs.params import ComputeConfig
+from triplex.runs.stage import Run
+
+SMALL, LARGE = Size(2, 64, 2, 512, 32), Size(10, 768, 12, 20000, 8)
+LEARNING_RATE = 1e-3
+STEPS = {"equality": 20, "throughput": 8, "memory": 3}
+
+
+class How(NamedTuple):
+    """Who starts the workers, how many they are, what is divided among them."""
+
+    executor: str
+    num_workers: int
+    zero_stage: int
+
+    def __str__(self) -> str:
+        name = {"deepspeed": "torchrun"}.get(self.executor, self.executor)
+        return f"{name}, {self.num_workers} worker{'s' * (self.num_workers > 1)}, ZeRO {self.zero_stage}"
+
+
+ALONE = How("local", 1, 0)
+TWO = [How(executor, 2, stage) for stage in range(4) for executor in ("deepspeed", "ray")]
+
+
+def measure(how: How, algorithm: str, size: Size, num_steps: int) -> tuple[list[dict[str, Any]], float]:
+    """What each worker has written down, and the seconds of the whole."""
+    with TemporaryDirectory() as folder:
+        model, state = Path(folder) / "model", Path(folder) / "state"
+        state.mkdir()
+        write_model(size, model)
+        compute = ComputeConfig.model_validate({
+            "executor": how.executor, "num_workers": how.num_workers, "threads": 1, "precision": "float32",
+            "deepspeed": {"zero_stage": how.zero_stage, "offload": False}, "max_failures": 0,
+        })  # fmt: skip
+        given = {
+            "algorithm": algorithm, "size": list(size), "num_steps": num_steps, "model": str(model),
+            "learning_rate": LEARNING_RATE,
+        }  # fmt: skip
+        begin = time.perf_counter()
+        run_workers(compute, "benchmarks.scaling_work", given, Run("benchmark", 7, state))
+        seconds = time.perf_counter() - begin
+        return [json.loads((Path(folder) / f"worker-{i}.json").read_text()) for i in range(how.num_workers)], seconds
+
+
+def equality() -> None:
+    """Digests of the weights, and how far losses are from those of one process."""
+    print("| algorithm | how | weights | the same ids as one process, steps | largest relative difference of a loss |")
+    print("|---|---|---|---|---|")
+    ones = [How("deepspeed", 1, 0), How("ray", 1, 0), How("deepspeed", 1, 2)]
+    for algorithm in ("grpo", "ppo"):
+        (alone,), _ = measure(ALONE, algorithm, SMALL, STEPS["equality"])
+        print(f"| {algorithm} | {ALONE} | {alone['weights']} | | |", flush=True)
+        for how in [*ones, *TWO]:
+            found, _ = measure(how, algorithm, SMALL, STEPS["equality"])
+            same = sum(a == b for a, b in zip(found[0]["ids"], alone["ids"], strict=True))
+            scale = max(map(abs, alone["losses"]))
+            apart = max(abs(a - b) for a, b in zip(found[0]["losses"], alone["losses"], strict=True)) / scale
+            cells = [algorithm, str(how), found[0]["weights"], f"{same} of {len(alone['ids'])}", f"{apart:.1e}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def throughput() -> None:
+    """Seconds a step and of the whole, of the benchmark's small model."""
+    print("| how | s a step | against one process | whole, s |\n|---|---|---|---|")
+    size, first = Size(4, 128, 4, 2048, 64), 0.0
+    several = [How("deepspeed", 1, 0), How("ray", 1, 0), How("deepspeed", 2, 0), How("ray", 2, 0), How("ray", 2, 2)]
+    for how in [ALONE, *several]:
+        (found, *_), whole = measure(how, "grpo", size, STEPS["throughput"])
+        seconds = statistics.median(found["seconds"])
+        first = first or seconds
+        print(f"| {how} | {seconds:.3f} | {first / seconds:.2f} | {whole:.1f} |", flush=True)
+
+
+def memory() -> None:
+    """Peak of each worker's process."""
+    print("| how | MB of each worker at its peak |\n|---|---|")
+    for how in [ALONE, *(How("deepspeed", 2, stage) for stage in range(4))]:
+        found, _ = measure(how, "grpo", LARGE, STEPS["memory"])
+        peaks = [each["peak"] / 1e6 for each in found]
+        print(f"| {how} | {', '.join(f'{peak:,.0f}' for peak in peaks)} |", flush=True)
+
+
+def main() -> None:
+    """Print the tables."""
+    tables: dict[str, Callable[[], None]] = {"equality": equality, "throughput": throughput, "memory": memory}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", choices=tables)
+    interrupt.install()
+    for name in parser.parse_args().tables:
+        print(f"{name}: {environment()}\n")
+        tables[name]()
+
+
+if __name__ == "__main__":
+    main()
