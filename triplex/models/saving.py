@@ -11,9 +11,6 @@ from triplex.runs.files import atomic_folder
 def save_model(folder: str | Path, model: Any, tokenizer: Any) -> None:
     """Write config, generation config, `model.safetensors` and tokenizer; the folder appears whole or not at all."""
     model.config.use_cache = True
-    if tokenizer.is_fast:  # what the last call asked for would be saved too
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
     with atomic_folder(folder, sum(parameter.nbytes for parameter in model.parameters())) as aside:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)

@@ -84,6 +84,7 @@ def test_one_that_was_trained_before_a_kill_is_saved_alike(base: Path, tmp_path:
     for name in ("first", "again"):  # the second finds the last checkpoint, and nothing left to train
         made = make_classifier(trained(), "float32", base, rows(160, seed=0), run(tmp_path / "state"))
         assert made is not None
+        measure_accuracy(made, rows(20, seed=1))  # as the stage does: a tokenizer saves how it last cut
         save_model(tmp_path / name, *made)
     one, other = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("first", "again"))
     assert one == other
