@@ -43,10 +43,9 @@ def test_a_cluster_of_the_stages_own_listens_on_this_machine_alone_and_ends_with
 
 
 def test_more_workers_than_there_are_cpus_are_refused_at_once() -> None:
-    cpus = os.cpu_count() or 1
-    said = rf"{cpus + 1} workers of 1 threads need {cpus + 1} CPUs, and the cluster has {cpus}"
+    said = r"4000 workers of 1 threads need 4000 CPUs, and the cluster has \d+\n"
     begin = time.monotonic()
-    with pytest.raises(InputError, match=said), start(compute(cpus + 1), {"run": {"name": "x", "state": "x"}}):
+    with pytest.raises(InputError, match=said), start(compute(4000), {"run": {"name": "x", "state": "x"}}):
         pass
     assert time.monotonic() - begin < 60
 
