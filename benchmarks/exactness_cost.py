@@ -12,20 +12,19 @@ from functools import wraps
 from importlib import import_module
 from typing import Any
 
-import triplex.models.digests
-import triplex.models.training
 import triplex.rl.digests
 import triplex.rl.trainer
+from triplex.models.training import SupervisedTrainer
 from triplex.runs.interrupt import install
 
 WHOLE, CHECKPOINTS, DIGESTS = "training", "checkpoints", "digests"
 TIMED: list[tuple[str, Any, tuple[str, ...]]] = [
     (WHOLE, triplex.rl.trainer.Trainer, ("train",)),
-    (WHOLE, triplex.models.training, ("train_from_newest",)),
+    (WHOLE, SupervisedTrainer, ("train",)),
     (CHECKPOINTS, triplex.rl.trainer, ("save_checkpoint",)),
-    (CHECKPOINTS, triplex.models.training.WithCheckpoints, ("_save_checkpoint",)),
+    (CHECKPOINTS, SupervisedTrainer, ("_save",)),
     (DIGESTS, triplex.rl.digests.Digests, ("on_rollout", "on_step_end")),
-    (DIGESTS, triplex.models.digests.Digests, ("_look", "on_pre_optimizer_step", "on_step_end")),
+    (DIGESTS, SupervisedTrainer, ("_digest",)),
 ]
 
 

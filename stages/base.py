@@ -1,16 +1,20 @@
 """base: the language model that everything starts from, as a Hugging Face folder."""
 
 from pathlib import Path
+from typing import Any
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.tables import SCHEMAS, read_table
+from triplex.distributed.launch import run_workers
+from triplex.distributed.strategy import Strategy
 from triplex.models.base import BaseConfig, base_model
 from triplex.models.saving import num_parameters, save_model
+from triplex.models.scratch import ScratchConfig
 from triplex.runs.digests import publish
 from triplex.runs.errors import errors_in_words
 from triplex.runs.guard import guarded
 from triplex.runs.params import ComputeConfig, Section, Seed, read_params
-from triplex.runs.stage import run_stage
+from triplex.runs.stage import Run, run_stage
 
 CORPUS, OUT = Path("data/processed/corpus.parquet"), Path("models/base")
 
@@ -23,16 +27,28 @@ class Params(Section):
     base: BaseConfig
 
 
+def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
+    """Make the model, and write it: what each worker does."""
+    params = Params.model_validate_json(given["params"])
+    texts = read_table(CORPUS, SCHEMAS["corpus"])["text"].to_pylist()
+    model, tokenizer = base_model(params.base, params.compute.precision, texts, run, strategy)
+    with strategy.whole():
+        if strategy.is_first:
+            save_model(OUT, model, tokenizer)
+            print(f"base: {num_parameters(model):,} parameters, {len(tokenizer):,} tokens in the vocabulary -> {OUT}")
+
+
 def main() -> None:
     """Run the stage."""
     with errors_in_words():
         params = read_params(Params)
         with run_stage("base", params) as run:
-            texts = read_table(CORPUS, SCHEMAS["corpus"])["text"].to_pylist()
-            model, tokenizer = base_model(params.base, params.compute.precision, texts, run)
-            save_model(OUT, model, tokenizer)
+            given = {"params": params.model_dump_json(by_alias=True, exclude_none=True)}
+            if isinstance(params.base.model, ScratchConfig):
+                run_workers(params.compute, "stages.base", given, run)
+            else:  # there is nothing to train
+                work(given, run, Strategy())
             publish("base", run.state)
-            print(f"base: {num_parameters(model):,} parameters, {len(tokenizer):,} tokens in the vocabulary -> {OUT}")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,20 @@ from typing import Any
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.tables import SCHEMAS, read_table
+from triplex.distributed.launch import run_workers
+from triplex.distributed.strategy import Strategy
 from triplex.models.huggingface import HuggingFaceLM
-from triplex.models.loading import load_causal_lm
+from triplex.models.loading import load_causal_lm, load_classifier
 from triplex.models.saving import save_model
+from triplex.models.sources import FolderConfig, HubConfig, model_folder
 from triplex.perplexity.config import PerplexityConfig
 from triplex.rewards.calibration import Moments, Samples, calibrate, sample_sft
 from triplex.rewards.folder import CLASSIFIER, PLUGINS, PREFERENCE, RewardConfig, RewardSpec, load_part, save_spec
 from triplex.rewards.plugin import PluginReward, check_plugin, plugin_file, read_source
-from triplex.rewards.preference_training import held_out, make_preference_model, pairwise_accuracy
-from triplex.rewards.sentiment_training import make_classifier, measure_accuracy
+from triplex.rewards.preference import TrainedPreference
+from triplex.rewards.preference_training import held_out, pairwise_accuracy, train_preference_model
+from triplex.rewards.sentiment import TrainedClassifier, Vader
+from triplex.rewards.sentiment_training import measure_accuracy, train_classifier
 from triplex.runs.digests import publish
 from triplex.runs.errors import errors_in_words
 from triplex.runs.guard import guarded
@@ -47,23 +52,57 @@ def rows(path: Path, schema: str) -> list[dict[str, Any]]:
     return read_table(path, SCHEMAS[schema]).to_pylist()
 
 
-def make_models(config: RewardConfig, precision: str, run: Run) -> dict[str, float]:
+def models(config: RewardConfig) -> dict[str, Any]:
+    """Where each model of a part comes from, by its folder in OUT."""
+    found = {CLASSIFIER: config.sentiment.model if config.sentiment else None}
+    return found | {PREFERENCE: config.preference.model if config.preference and config.preference.weight else None}
+
+
+def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
+    """Train what is to be trained, and write it: what each worker does."""
+    params = Params.model_validate_json(given["params"])
+    config, precision = params.reward, params.compute.precision
+    for name, model in models(config).items():
+        match model:
+            case TrainedClassifier():
+                made = train_classifier(model, precision, BASE, rows(PAIRS, "sft"), run, strategy)
+            case TrainedPreference():
+                assert config.preference
+                pairs = rows(PREFERENCES, "preferences")
+                made = train_preference_model(config.preference, precision, BASE, pairs, run, strategy)
+            case _:
+                continue
+        with strategy.whole():
+            if strategy.is_first:
+                save_model(OUT / name, *made)
+
+
+def make_models(params: Params, run: Run) -> dict[str, float]:
     """Write the models and plug-ins of the parts into OUT; returns the accuracy of each that has labels or pairs."""
-    accuracy: dict[str, float | None] = {}
-    if config.sentiment:
-        classifier = make_classifier(config.sentiment, precision, BASE, rows(PAIRS, "sft"), run)
-        accuracy["sentiment"] = measure_accuracy(classifier, rows(HELD_OUT, "eval"))
-        if classifier:
-            save_model(OUT / CLASSIFIER, *classifier)
-    if config.preference and config.preference.weight:
-        pairs = rows(PREFERENCES, "preferences")
-        preference = make_preference_model(config.preference, precision, BASE, pairs, run)
-        accuracy["preference"] = pairwise_accuracy(*preference, held_out(config.preference, pairs)[1])
-        save_model(OUT / PREFERENCE, *preference)
+    config, precision, sources = params.reward, params.compute.precision, models(params.reward)
+    if any(isinstance(model, TrainedClassifier | TrainedPreference) for model in sources.values()):
+        given = {"params": params.model_dump_json(by_alias=True, exclude_none=True)}
+        run_workers(params.compute, "stages.reward", given, run)
+    for name, model in sources.items():
+        if isinstance(model, FolderConfig | HubConfig):
+            save_model(OUT / name, *load_classifier(model_folder(model), precision))
     for plugin in config.plugins:
         (OUT / PLUGINS).mkdir(parents=True, exist_ok=True)
         copyfile(plugin_file(plugin), OUT / PLUGINS / f"{plugin.name}.py")
-    return {name: share for name, share in accuracy.items() if share is not None}
+    return accuracy(config, precision)
+
+
+def accuracy(config: RewardConfig, precision: str) -> dict[str, float]:
+    """Of the models in OUT, on what was held out: of each that has labels or pairs there."""
+    found: dict[str, float | None] = {}
+    if config.sentiment:
+        uses_vader = isinstance(config.sentiment.model, Vader)
+        classifier = None if uses_vader else load_classifier(OUT / CLASSIFIER, precision)
+        found["sentiment"] = measure_accuracy(classifier, rows(HELD_OUT, "eval"))
+    if config.preference and config.preference.weight:
+        _, pairs = held_out(config.preference, rows(PREFERENCES, "preferences"))
+        found["preference"] = pairwise_accuracy(*load_classifier(OUT / PREFERENCE, precision), pairs)
+    return {name: share for name, share in found.items() if share is not None}
 
 
 def sample_and_check(config: RewardConfig, precision: str, seed: int) -> Samples | None:
@@ -98,12 +137,12 @@ def main() -> None:
             precision = params.compute.precision
             check(params)
             samples = sample_and_check(params.reward, precision, run.seed)
-            accuracy = make_models(params.reward, precision, run)
+            shares = make_models(params, run)
             publish("reward", run.state, run.state / "preference")
-            spec = RewardSpec(config=params.reward, perplexity=params.perplexity, accuracy=accuracy, calibration={})
+            spec = RewardSpec(config=params.reward, perplexity=params.perplexity, accuracy=shares, calibration={})
             save_spec(OUT, spec.model_copy(update={"calibration": moments(spec, samples, precision)}))
             print(f"reward: {', '.join(params.reward.parts())} -> {OUT}")
-            for name, share in accuracy.items():
+            for name, share in shares.items():
                 print(f"reward: {name} right on {share:.1%} of what was held out")
 
 

@@ -30,13 +30,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from triplex.backends.trl_checkpoints import WithCheckpoints
 from triplex.backends.trl_limits import check
 from triplex.backends.trl_run import TRLRun
 from triplex.models.causal import position_ids
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm
 from triplex.models.lora import with_adapters, without_adapters
-from triplex.models.training import WithCheckpoints
 from triplex.rewards.composite import CompositeReward
 from triplex.rl.algorithm import Algorithm, GroupConfig
 from triplex.rl.callbacks import Callback

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from triplex.models.training import train_from_newest
+from triplex.backends.trl_checkpoints import train_from_newest
 from triplex.rewards.composite import CompositeReward
 from triplex.rl.advantages import zero_variance_frac
 from triplex.rl.algorithm import Algorithm

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from triplex.distributed.strategy import Strategy
 from triplex.models.loading import device, load_causal_lm
 from triplex.models.optim import OptimConfig
-from triplex.models.packing import Example, collate, pack
+from triplex.models.packing import Example, collate, next_token_loss, pack
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
 from triplex.models.sources import FolderConfig, HubConfig, model_folder
-from triplex.models.training import train_supervised
+from triplex.models.training import SupervisedTrainer
 from triplex.runs.errors import InputError
 from triplex.runs.params import Section
 from triplex.runs.stage import Run
@@ -25,18 +26,21 @@ class BaseConfig(Section):
     optim: OptimConfig
 
 
-def base_model(config: BaseConfig, precision: str, texts: Sequence[str], run: Run) -> tuple[Any, Any]:
-    """(model, tokenizer). Only `kind: scratch` looks at `texts` and trains."""
+def base_model(
+    config: BaseConfig, precision: str, texts: Sequence[str], run: Run, strategy: Strategy | None = None
+) -> tuple[Any, Any]:
+    """(model, tokenizer). Only `kind: scratch` looks at `texts`, and trains, with all workers of `strategy`."""
     match config.model:
         case ScratchConfig() as scratch:
-            return _train_from_scratch(config, scratch, precision, texts, run)
+            return _train_from_scratch(config, scratch, precision, texts, run, strategy)
         case FolderConfig() | HubConfig() as given:
             return load_causal_lm(model_folder(given), precision)
 
 
 def _train_from_scratch(
-    config: BaseConfig, scratch: ScratchConfig, precision: str, texts: Sequence[str], run: Run
-) -> tuple[Any, Any]:
+    config: BaseConfig, scratch: ScratchConfig, precision: str, texts: Sequence[str], run: Run,
+    strategy: Strategy | None,
+) -> tuple[Any, Any]:  # fmt: skip
     if config.block_size > scratch.max_positions:
         raise InputError(
             "params.yaml: base.block_size",
@@ -47,14 +51,9 @@ def _train_from_scratch(
     model = build_causal_lm(scratch, tokenizer).to(device())
     ends = [tokenizer.eos_token_id]
     examples = [Example(ids + ends, 0) for ids in tokenizer(list(texts))["input_ids"]]
-    train_supervised(
-        run.name,
-        model,
-        pack(examples, config.block_size),
-        partial(collate, block_size=config.block_size, pad_token_id=tokenizer.pad_token_id),
-        config.optim,
-        seed=run.seed,
-        precision=precision,
-        state=run.state,
-    )
+    shape = partial(collate, block_size=config.block_size, pad_token_id=tokenizer.pad_token_id)
+    SupervisedTrainer(
+        run.name, model, pack(examples, config.block_size), shape, next_token_loss, config.optim, seed=run.seed,
+        precision=precision, state=run.state, strategy=strategy,
+    ).train()  # fmt: skip
     return model.eval(), tokenizer

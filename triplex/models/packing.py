@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
 
 from triplex.runs.errors import InputError
 
-IGNORED = -100  # a label that transformers' loss leaves out
+IGNORED = -100  # a label that the loss leaves out
 
 
 class Example(NamedTuple):
@@ -66,6 +67,14 @@ def collate(blocks: Sequence[Sequence[Example]], block_size: int, pad_token_id: 
             start = end
         position_ids[row, start:] = torch.arange(block_size - start)
     return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+
+
+def next_token_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(sum over the labels of a `collate`d batch of -log p of each given what is before it, their number)."""
+    logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+    labels = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # what the logits of a place are for is the next token
+    total = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total, (labels != IGNORED).sum()
 
 
 @torch.no_grad()

@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import Field
 
-from triplex.models.lora import with_adapters, without_adapters
+from triplex.distributed.strategy import Strategy
+from triplex.models.lora import with_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
-from triplex.models.packing import Example, check_packing, collate, encode_example, pack
-from triplex.models.training import train_supervised
+from triplex.models.packing import Example, check_packing, collate, encode_example, next_token_loss, pack
+from triplex.models.training import SupervisedTrainer
 from triplex.runs.errors import InputError
 from triplex.runs.params import Section
 from triplex.runs.stage import Run
@@ -25,25 +26,24 @@ class SFTConfig(Section):
 
 
 def fine_tune(
-    config: SFTConfig, precision: str, model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], run: Run
-) -> Any:
-    """`model` trained on (prompt, completion) pairs; its attention never crosses from one pair to another."""
+    config: SFTConfig, precision: str, model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], run: Run,
+    strategy: Strategy | None = None,
+) -> Any:  # fmt: skip
+    """`model`, in its adapters if any, trained on (prompt, completion) pairs by all workers of `strategy`.
+
+    Its attention never crosses from one pair to another.
+    """
     pairs = pairs[: config.num_examples]
     examples = [encode_example(tokenizer, prompt, completion) for prompt, completion in pairs]
     check_block_size(config.block_size, model, pairs, examples)
     check_packing(model)
     wrapped = with_adapters(model, config.lora)
-    train_supervised(
-        run.name,
-        wrapped.train(),
-        pack(examples, config.block_size),
-        partial(collate, block_size=config.block_size, pad_token_id=tokenizer.pad_token_id),
-        config.optim,
-        seed=run.seed,
-        precision=precision,
-        state=run.state,
-    )
-    return without_adapters(wrapped, config.lora).eval()
+    shape = partial(collate, block_size=config.block_size, pad_token_id=tokenizer.pad_token_id)
+    SupervisedTrainer(
+        run.name, wrapped.train(), pack(examples, config.block_size), shape, next_token_loss, config.optim,
+        seed=run.seed, precision=precision, state=run.state, strategy=strategy,
+    ).train()  # fmt: skip
+    return wrapped.eval()
 
 
 def check_block_size(

@@ -1,141 +1,170 @@
-"""Gradient descent on batches of a supervised loss, by transformers' Trainer: checkpoints, resume."""
+"""Supervised training: epochs of shuffled batches, AdamW, a warm-up and a cosine; resumes exactly, on any workers.
 
-import weakref
+Randomness is counter-based: an epoch's order and a step's dropout are functions of (seed, epoch or step), so that
+weights, moments and the number of steps done are all of a run's state.
+"""
+
+import json
+import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from triplex.models.digests import Digests
+from triplex.distributed.strategy import Strategy
 from triplex.models.optim import OptimConfig
 from triplex.runs import interrupt
-from triplex.runs.checkpoint import newest, write_checkpoint
+from triplex.runs.checkpoint import identity_of, newest, write_checkpoint
+from triplex.runs.digests import DigestRows, Row, digest
+from triplex.runs.errors import InputError
 from triplex.runs.progress import StepProgress
+from triplex.runs.seeds import derive_seed
+
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+Batch = dict[str, Tensor]  # the first dimension of each is the row
+#: (sum of the losses of a batch's rows, how many losses these are), 0-d; given what stands for the model, and a batch
+Loss = Callable[[Any, Batch], tuple[Tensor, Tensor]]
 
 
-class ShowProgress(TrainerCallback):
-    """The steps of any Trainer and their loss as `StepProgress`."""
+class SupervisedTrainer:
+    """One model learning from rows, in place, in the mode (training, evaluation) that it is in."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.shown: dict[str, float] = {}  # nothing before the first loss is known
+    def __init__(
+        self, name: str, model: nn.Module, rows: Sequence[Any], collate: Callable[[list[Any]], Batch], loss: Loss,
+        config: OptimConfig, *, seed: int, precision: str, state: Path, strategy: Strategy | None = None,
+    ) -> None:  # fmt: skip
+        """A step descends on the mean loss of `batch_size` rows; an epoch's last, smaller batch is kept.
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress = StepProgress(self.name, state.max_steps, done=state.global_step).__enter__()
-        # an interrupt skips on_train_end, and a bar that nobody ends leaves the terminal without a cursor
-        self._end = weakref.finalize(self, self.progress.__exit__, None, None, None)
+        `state` holds the checkpoints and digests. Weights are float32; with precision bfloat16 forward passes compute
+        in that. Of several workers each takes its part of a batch's rows, and the first one writes.
+        """
+        self.name, self.model, self.rows, self.collate, self.loss = name, model, rows, collate, loss
+        self.config, self.seed, self.precision, self.state = config, seed, precision, state
+        self.strategy = strategy or Strategy()
+        self.device = next(model.parameters()).device
+        self.batches_an_epoch = -(-len(rows) // config.batch_size)
+        self.num_steps = self.batches_an_epoch * config.num_epochs
+        self.optimizer = make_optimizer(model, config)
+        self._learner = self.strategy.prepare(model, self.optimizer, config.max_grad_norm)
+        self.losses: list[float] = []  # of the steps done
+        self._digests = DigestRows(state)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.shown |= {key: value for key, value in kwargs["logs"].items() if key == "loss"}
+    def train(self) -> float:
+        """All steps, from the newest checkpoint if there is one; returns the mean loss of the last tenth of them.
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.advance(state.global_step - self.progress.done, **self.shown)
+        `Interrupted`, after a checkpoint, when the process has been asked to end. InputError for a checkpoint of
+        another run, and for a loss that is not finite.
+        """
+        with interrupt.deferred(), ExitStack() as stack:
+            self._load()
+            progress = None
+            if self.strategy.is_first:
+                self._digests.resume(len(self.losses))
+                progress = stack.enter_context(StepProgress(self.name, self.num_steps, done=len(self.losses)))
+            for step in range(len(self.losses), self.num_steps):
+                self._step(step)
+                asked = self.strategy.largest(interrupt.requested() or 0)
+                if (step + 1) % self.config.checkpoint_every == 0 or asked:
+                    self._save()
+                if progress:
+                    progress.advance(loss=self.losses[-1])
+                if asked:
+                    raise interrupt.Interrupted(asked)
+        tail = self.losses[-max(1, self.num_steps // 10) :]
+        return sum(tail) / len(tail)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._end()
+    def _step(self, step: int) -> None:
+        """One descent on a batch, to which each worker adds the gradient of its part."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+        batch = {name: tensor.to(self.device) for name, tensor in self.collate(self._batch(step)).items()}
+        num = len(next(iter(batch.values())))
+        own = self.strategy.share(num)
+        counts = own.stop > own.start  # a worker without a row goes through the first one, since all pass alike
+        part = {name: tensor[own if counts else slice(1)] for name, tensor in batch.items()}
+        torch.manual_seed(derive_seed(self.seed, "dropout", step, self.strategy.rank))
+        self.strategy.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            total, count = self.loss(self._learner, part)
+        found = self.strategy.total({"count": count * counts})
+        loss = total * counts / found["count"]
+        self.strategy.backward(loss)
+        norm = self.strategy.step()
+        self.losses.append(self.strategy.total({"loss": loss.detach()})["loss"].item())
+        if not math.isfinite(self.losses[-1]) or not torch.isfinite(norm):
+            what = f"loss {self.losses[-1]:.4g}, gradient norm {norm:.4g}"
+            raise InputError(f"{self.name} step {step}", what, "lower the learning rate, or look at the texts")
+        if self.strategy.is_first:
+            self._digests.append(self._digest(step, batch))
+
+    def _batch(self, step: int) -> list[Any]:
+        """The rows of a step: an epoch is a permutation, cut."""
+        epoch, place = divmod(step, self.batches_an_epoch)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(len(self.rows), generator=generator).tolist()
+        size = self.config.batch_size
+        return [self.rows[i] for i in order[place * size : (place + 1) * size]]
+
+    def _learning_rate(self, step: int) -> float:
+        """Linear up to the configured one, then a cosine that would be 0 after the last step."""
+        warmup = int(self.config.warmup_frac * self.num_steps)
+        if step < warmup:
+            return self.config.learning_rate * (step + 1) / warmup
+        return self.config.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (self.num_steps - warmup))) / 2
+
+    def _digest(self, step: int, batch: Batch) -> Row:
+        """What the step read, computed and left behind; what is divided among workers has no digest."""
+        row: Row = {"part": self.name, "step": step, "data": digest(batch[name] for name in sorted(batch))}
+        row["loss"] = self.losses[-1]
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        if self.strategy.zero_stage == 0:
+            row["gradients"] = digest(p.grad for p in learning)
+        if self.strategy.zero_stage < 3:
+            row["weights"] = digest(learning)
+        return row
+
+    def _identity(self) -> dict[str, Any]:
+        """What a run must share with a checkpoint to go on from it."""
+        with self.strategy.whole():
+            frozen = digest(p for p in self.model.parameters() if not p.requires_grad)
+        return {"training": self.name, "seed": self.seed, "rows": len(self.rows), "frozen weights": frozen}
+
+    def _save(self) -> None:
+        """Weights and moments in whole, however many workers hold them; the others wait for the one that writes."""
+        files, identity = {MODEL: self.strategy.weights(), OPTIMIZER: self.strategy.moments()}, self._identity()
+        if self.strategy.is_first:
+            num_bytes = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+            with write_checkpoint(self.state, len(self.losses), identity=identity, num_bytes=num_bytes) as folder:
+                for name, tensors in files.items():
+                    save_file(tensors, folder / name)
+                (folder / STATE).write_text(json.dumps({"losses": self.losses}), encoding="utf-8")
+        self.strategy.largest(0)
+
+    def _load(self) -> None:
+        """The newest state of this training that verifies, if any."""
+        (path, *_) = self.strategy.gather_lists([newest(self.state) if self.strategy.is_first else None])
+        if path is None:
+            return
+        there = identity_of(path)
+        for name, value in self._identity().items():
+            if there.get(name) != value:
+                what = f"its {name} is {there.get(name)}, that of this run is {value}"
+                raise InputError(path, what, f"remove {self.state} to start again")
+        self.strategy.load(load_file(path / MODEL), load_file(path / OPTIMIZER))
+        self.losses = json.loads((path / STATE).read_text(encoding="utf-8"))["losses"]
 
 
-class WithCheckpoints:
-    """A transformers Trainer whose checkpoints are ours; a class is derived from this one first, then from Trainer."""
-
-    _folder = Path()  # which transformers makes its own folder in
-
-    def _save_checkpoint(self, *arguments: Any) -> None:
-        """What transformers writes in place, written aside and put into a folder that vouches for it."""
-        trainer: Any = self
-        with write_checkpoint(Path(trainer.args.output_dir), trainer.state.global_step) as self._folder:
-            super()._save_checkpoint(*arguments)  # type: ignore[misc]
-            (own,) = self._folder.iterdir()
-            for path in own.iterdir():
-                path.rename(self._folder / path.name)
-            own.rmdir()
-
-    def _get_output_dir(self, trial: Any) -> str:
-        """Asked for while saving, and once more at the end, where nothing is done with it."""
-        return str(self._folder)
-
-
-class SupervisedTrainer(WithCheckpoints, Trainer):
-    """transformers' Trainer with our checkpoints."""
-
-
-class EndWhenAsked(TrainerCallback):
-    """Saves and ends where the process has been asked to, every `period` optimiser steps."""
-
-    def __init__(self, period: int) -> None:
-        self.period = period
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if interrupt.requested() and state.global_step % self.period == 0:
-            control.should_save = True
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if asked := interrupt.requested():
-            raise interrupt.Interrupted(asked)
-
-
-def train_from_newest(trainer: Any, state: Path, period: int = 1) -> None:
-    """All steps of a `WithCheckpoints`, from the newest checkpoint in `state` that verifies.
-
-    Where the process is asked to end it does so after a checkpoint, at the end of `period` optimiser steps.
-    """
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(EndWhenAsked(period))  # the last one: the others hear of the checkpoint before it ends the run
-    checkpoint = newest(state)
-    with interrupt.deferred():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-
-
-def train_supervised(
-    name: str,
-    model: Any,
-    rows: Sequence[Any],
-    collate: Callable[[list[Any]], dict[str, Tensor]],
-    config: OptimConfig,
-    *,
-    seed: int,
-    precision: str,
-    state: Path,
-) -> float:
-    """Train `model` in place and return the mean loss of the last tenth of the steps.
-
-    `state` holds the checkpoints; training goes on from the newest one there. Rows are shuffled anew each epoch by
-    `seed`; the last, smaller batch is kept.
-    """
-    arguments = TrainingArguments(**arguments_of(config, len(rows), seed=seed, precision=precision, state=state))
-    callbacks: list[TrainerCallback] = [ShowProgress(name), Digests(name, state)]
-    trainer = SupervisedTrainer(model, arguments, data_collator=collate, train_dataset=list(rows), callbacks=callbacks)
-    train_from_newest(trainer, state)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / len(tail)
-
-
-def arguments_of(config: OptimConfig, num_rows: int, *, seed: int, precision: str, state: Path) -> dict[str, Any]:
-    """What TrainingArguments, and every class derived from it, is given to descend as `config` says on `num_rows`."""
-    steps_an_epoch = -(-num_rows // config.batch_size)
-    return {
-        "output_dir": str(state),
-        "num_train_epochs": config.num_epochs,
-        "per_device_train_batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": int(config.warmup_frac * steps_an_epoch * config.num_epochs),
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "bf16": precision == "bfloat16",
-        "seed": seed % 2**32,
-        "data_seed": seed % 2**32,
-        "save_strategy": "steps",
-        "save_steps": config.checkpoint_every,
-        "logging_steps": 1,  # a checkpoint does not keep the sum of losses since the last log
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "use_cpu": not torch.cuda.is_available(),
-        "log_level": "error",
-    }
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over what can learn, of which matrices decay; biases and the gains of norms do not."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in learning if p.dim() > 1], [p for p in learning if p.dim() < 2]
+    groups = [
+        {"params": those, "weight_decay": decay}
+        for those, decay in ((matrices, config.weight_decay), (vectors, 0.0)) if those
+    ]  # fmt: skip
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)

@@ -7,34 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
-from triplex.models.classifier import classifier_batch
-from triplex.models.loading import check_folder, device, load_classifier, load_tokenizer
-from triplex.models.sources import FolderConfig, HubConfig, model_folder
-from triplex.models.training import train_supervised
-from triplex.rewards.sentiment import (
-    ClassifierSentiment,
-    SentimentConfig,
-    TrainedClassifier,
-    Vader,
-    VaderSentiment,
-)
+from triplex.distributed.strategy import Strategy
+from triplex.models.classifier import classifier_batch, encode_texts
+from triplex.models.loading import check_folder, device, load_tokenizer
+from triplex.models.training import SupervisedTrainer
+from triplex.rewards.sentiment import ClassifierSentiment, TrainedClassifier, VaderSentiment
 from triplex.runs.errors import InputError
 from triplex.runs.stage import Run
-
-
-def make_classifier(
-    config: SentimentConfig, precision: str, base: Path, rows: Sequence[dict[str, Any]], run: Run
-) -> tuple[Any, Any] | None:
-    """(classifier, tokenizer) as configured: trained on the rows of the sft table, or given; None for VADER."""
-    match config.model:
-        case TrainedClassifier() as trained:
-            return _train_classifier(trained, precision, base, labelled(rows), run)
-        case FolderConfig() | HubConfig() as given:
-            return load_classifier(model_folder(given), precision)
-        case Vader():
-            return None
 
 
 def labelled(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
@@ -53,14 +35,16 @@ def measure_accuracy(classifier: tuple[Any, Any] | None, rows: Sequence[dict[str
     return sum(right) / len(right)
 
 
-def _train_classifier(
-    config: TrainedClassifier, precision: str, base: Path, rows: list[tuple[str, int]], run: Run
-) -> tuple[Any, Any]:
-    rows = rows[: config.num_examples]
-    if len({label for _, label in rows}) < 2:
+def train_classifier(
+    config: TrainedClassifier, precision: str, base: Path, rows: Sequence[dict[str, Any]], run: Run,
+    strategy: Strategy | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """(classifier, tokenizer), trained by all workers of `strategy` on rows of the sft table."""
+    texts = labelled(rows)[: config.num_examples]
+    if len({label for _, label in texts}) < 2:
         raise InputError(
             "data/processed/sft.parquet",
-            f"{len(rows)} labelled rows, with fewer than two different labels: no classifier can be trained",
+            f"{len(texts)} labelled rows, with fewer than two different labels: no classifier can be trained",
             "name the label column in data.source.columns, or set reward.sentiment.model to {kind: vader}",
         )
     check_folder(base, "ForCausalLM")
@@ -69,22 +53,24 @@ def _train_classifier(
     )
     model.config.id2label = {0: "negative", 1: "positive"}
     model.config.label2id = {"negative": 0, "positive": 1}
-    model.config.problem_type = "single_label_classification"  # else the first forward pass with labels writes it there
+    model.config.problem_type = "single_label_classification"
     tokenizer = load_tokenizer(base, model)
     model.config.pad_token_id = tokenizer.pad_token_id
-    train_supervised(
-        run.name,
-        model.to(device()),
-        rows,
-        partial(_labelled_batch, tokenizer),
-        config.optim,
-        seed=run.seed,
-        precision=precision,
-        state=run.state,
-    )
+    ids = encode_texts(tokenizer, [text for text, _ in texts])
+    SupervisedTrainer(
+        run.name, model.to(device()).train(), list(zip(ids, [label for _, label in texts], strict=True)),
+        partial(_labelled_batch, pad_id=tokenizer.pad_token_id), label_loss, config.optim,
+        seed=run.seed, precision=precision, state=run.state, strategy=strategy,
+    ).train()  # fmt: skip
     return model.eval(), tokenizer
 
 
-def _labelled_batch(tokenizer: Any, rows: Sequence[tuple[str, int]]) -> dict[str, Tensor]:
-    batch = classifier_batch(tokenizer, [text for text, _ in rows])
-    return batch | {"labels": torch.tensor([label for _, label in rows])}
+def label_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(sum over the batch's texts of -log p(label), their number)."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    total = cross_entropy(logits.float(), batch["labels"], reduction="sum")
+    return total, torch.tensor(len(logits), device=logits.device)
+
+
+def _labelled_batch(rows: Sequence[tuple[list[int], int]], pad_id: int) -> dict[str, Tensor]:
+    return classifier_batch([ids for ids, _ in rows], pad_id) | {"labels": torch.tensor([label for _, label in rows])}

@@ -99,6 +99,7 @@ def sft(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Callable[..., Any], t
                 weight.mul_(6)
         lm.transformer.ln_f.bias.copy_(lm.transformer.wte.weight[0] * 9.0)
     lm.generation_config.eos_token_id = [0, 5]
+    tiny_tokenizer("")  # a tokenizer saves how it last cut
     save_model(tmp_path_factory.mktemp("trl") / "sft", lm, tiny_tokenizer)
     return tmp_path_factory.getbasetemp() / "trl0" / "sft"
 

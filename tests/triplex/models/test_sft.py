@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from triplex.models.lora import without_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.models.sft import SFTConfig, fine_tune
 from triplex.runs.errors import InputError
@@ -24,7 +25,9 @@ def config(*, num_examples: int = 1000, block_size: int = 64, rank: int = 0) -> 
 
 def tune(model: Any, tokenizer: Any, state: Path, *, pairs: list[tuple[str, str]] = PAIRS, **values: int) -> Any:
     torch.manual_seed(0)
-    return fine_tune(config(**values), "float32", model, tokenizer, pairs, Run("sft", 5, state))
+    chosen = config(**values)
+    tuned = fine_tune(chosen, "float32", model, tokenizer, pairs, Run("sft", 5, state))
+    return without_adapters(tuned, chosen.lora)
 
 
 @torch.no_grad()

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import get_cosine_schedule_with_warmup
 
 from triplex.models.lora import with_adapters, without_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
-from triplex.models.packing import Example, collate, pack
-from triplex.models.training import train_supervised
+from triplex.models.packing import Example, collate, next_token_loss, pack
+from triplex.models.training import MODEL, OPTIMIZER, STATE, SupervisedTrainer, make_optimizer
 from triplex.runs import interrupt
-from triplex.runs.checkpoint import MANIFEST, newest, write_checkpoint
+from triplex.runs.checkpoint import MANIFEST, identity_of, newest, write_checkpoint
 from triplex.runs.digests import LIVE
+from triplex.runs.errors import InputError
 
 OPTIM = OptimConfig(
     num_epochs=2, batch_size=2, learning_rate=1e-2, warmup_frac=0.1, weight_decay=0.01, max_grad_norm=1.0,
@@ -34,7 +37,9 @@ class StopError(Exception):
 def train(model: Any, state: Path, blocks: list[Any] = BLOCKS, *, seed: int = 5, optim: OptimConfig = OPTIM) -> float:
     """Train from this seed, as in a new process."""
     torch.manual_seed(seed)
-    return train_supervised("test", model, blocks, COLLATE, optim, seed=seed, precision="float32", state=state)
+    return SupervisedTrainer(
+        "test", model.train(), blocks, COLLATE, next_token_loss, optim, seed=seed, precision="float32", state=state
+    ).train()
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -120,8 +125,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
 
 
 def test_resumed_with_dropout_is_uninterrupted(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
-    """The generators' states are in the checkpoint as well."""
-
+    """Which places fall out is a function of the step."""
     whole, resumed, plain = dropping(tiny_lm, 0.1), dropping(tiny_lm, 0.1), tiny_lm()
     train(whole, tmp_path / "whole")
     train(plain, tmp_path / "plain")
@@ -185,30 +189,26 @@ def test_asked_to_end_it_saves_after_the_step_that_it_is_in(
     assert equal(weights(resumed), trained)
 
 
-def other_generators(folder: Path) -> None:
-    torch.rand(1)
-    state = torch.load(folder / "rng_state.pth", weights_only=False)  # our own, with numpy's arrays in it
-    torch.save(state | {"cpu": torch.get_rng_state()}, folder / "rng_state.pth")
+def other_moments(folder: Path) -> None:
+    moments = load_file(folder / OPTIMIZER)
+    save_file({name: value * (0.5 if "exp_avg" in name else 1) for name, value in moments.items()}, folder / OPTIMIZER)
 
 
 def no_moments(folder: Path) -> None:
-    state = torch.load(folder / "optimizer.pt", weights_only=True)
-    torch.save(state | {"state": {}}, folder / "optimizer.pt")
+    save_file({}, folder / OPTIMIZER)
 
 
-def another_rate(folder: Path) -> None:
-    state = torch.load(folder / "scheduler.pt", weights_only=True)
-    torch.save(state | {"last_epoch": 1}, folder / "scheduler.pt")
+def other_weights(folder: Path) -> None:
+    save_file({name: value * 1.01 for name, value in load_file(folder / MODEL).items()}, folder / MODEL)
 
 
 def another_place(folder: Path) -> None:
-    state = json.loads((folder / "trainer_state.json").read_text())
-    (folder / "trainer_state.json").write_text(json.dumps(state | {"global_step": state["global_step"] - 1}))
+    (folder / STATE).write_text(json.dumps({"losses": json.loads((folder / STATE).read_text())["losses"][:-1]}))
 
 
 @pytest.mark.parametrize(
     ("change", "is_seen"),
-    [(lambda folder: None, False), (other_generators, True), (no_moments, True), (another_rate, True),
+    [(lambda folder: None, False), (other_moments, True), (no_moments, True), (other_weights, True),
      (another_place, True)],
 )  # fmt: skip
 def test_each_part_of_the_state_is_needed(
@@ -219,12 +219,57 @@ def test_each_part_of_the_state_is_needed(
     die_after(dropping(tiny_lm, 0.1), state, 5)
     path = newest(state)
     assert path is not None
-    with write_checkpoint(state, int(path.name[-1])) as folder:  # as if it had been written so
+    with write_checkpoint(state, int(path.name[-1]), identity=identity_of(path)) as folder:  # as if written so
         shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         change(folder)
     resumed = dropping(tiny_lm, 0.1)
     train(resumed, state)
     assert equal(weights(whole), weights(resumed)) != is_seen
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    train(tiny_lm(), tmp_path)
+    with pytest.raises(InputError, match=r"step-000006: its seed is 5, that of this run is 6\n  remedy: remove"):
+        train(tiny_lm(), tmp_path, seed=6)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    model = tiny_lm()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match=r"test step 0: loss nan, gradient norm nan"):
+        train(model, tmp_path)
+    assert checkpoints(tmp_path) == set()
+
+
+def test_the_rate_rises_and_falls(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
+    """Against transformers' schedule, one step on: theirs begins with a step at rate 0."""
+    optim = OPTIM.model_copy(update={"num_epochs": 5, "warmup_frac": 0.25})
+    trainer = SupervisedTrainer(
+        "t", tiny_lm(), BLOCKS, COLLATE, next_token_loss, optim, seed=5, precision="float32", state=tmp_path
+    )
+    rates = [trainer._learning_rate(step) for step in range(trainer.num_steps)]
+    assert trainer.num_steps == 20
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 5, 20)
+    theirs = []
+    for _ in range(20):
+        theirs.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == pytest.approx(theirs[1:6])
+    assert rates[5:] == pytest.approx(theirs[5:])
+
+
+def test_what_decays_are_the_matrices(tiny_lm: Callable[..., Any]) -> None:
+    model = tiny_lm()
+    decaying, others = make_optimizer(model, OPTIM).param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert all(names[id(p)].endswith("bias") or "ln_" in names[id(p)] for p in others["params"])
+    assert len(decaying["params"]) + len(others["params"]) == len(names)
+    frozen = next(model.parameters()).requires_grad_(False)
+    assert all(p is not frozen for group in make_optimizer(model, OPTIM).param_groups for p in group["params"])
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_older(
@@ -240,8 +285,8 @@ def test_a_damaged_checkpoint_is_skipped_for_the_older(
         model = tiny_lm()
         train(model, state)
         assert equal(weights(model), trained)
-        assert f"step-000006 skipped: {file.name} has " in capsys.readouterr().err
-    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} < set(names)
+        assert f"step-000006 skipped: {file.name} " in capsys.readouterr().err
+    assert set(names) == {MODEL, OPTIMIZER, STATE, MANIFEST}
 
 
 def test_interrupted_before_a_checkpoint_starts_again(

@@ -1,6 +1,8 @@
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from triplex.models.optim import OptimConfig
 from triplex.models.saving import save_model
 from triplex.models.sources import FolderConfig
 from triplex.rewards.preference import PreferenceConfig, PreferenceReward, TrainedPreference
-from triplex.rewards.preference_training import held_out, make_preference_model, pairwise_accuracy
+from triplex.rewards.preference_training import held_out, pairwise_accuracy, train_preference_model
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_tree
 from triplex.runs.stage import Run
@@ -51,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Callable[..., Any], 
 
 @pytest.fixture(scope="module")
 def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    return make_preference_model(configured(), "float32", base, rows(200), new_run(tmp_path_factory.mktemp("state")))
+    return train_preference_model(configured(), "float32", base, rows(200), new_run(tmp_path_factory.mktemp("state")))
 
 
 def new_run(state: Path) -> Run:
@@ -69,7 +71,7 @@ def test_it_learns_what_is_preferred(trained: tuple[Any, Any]) -> None:
 def test_it_learns_from_the_end_of_long_texts(base: Path, tmp_path: Path) -> None:
     """What stands in the prompt fills max_tokens alone; cut at the end, the sides of a pair would be equal."""
     some = [row | {"prompt": row["prompt"] + " so" * 60} for row in rows(120)]
-    made = make_preference_model(configured(num_pairs=120), "float32", base, some, new_run(tmp_path))
+    made = train_preference_model(configured(num_pairs=120), "float32", base, some, new_run(tmp_path))
     accuracy = pairwise_accuracy(*made, held_out(configured(num_pairs=120), some)[1])
     assert accuracy is not None
     assert accuracy > 0.9
@@ -93,7 +95,7 @@ def test_ties_count_half_and_no_pairs_nothing(trained: tuple[Any, Any]) -> None:
 
 def test_equal_runs_make_equal_folders(base: Path, trained: tuple[Any, Any], tmp_path: Path) -> None:
     torch.rand(10)  # what ran before does not matter, to the head neither
-    again = make_preference_model(configured(), "float32", base, rows(200), new_run(tmp_path / "state"))
+    again = train_preference_model(configured(), "float32", base, rows(200), new_run(tmp_path / "state"))
     for name, made in (("one", trained), ("two", again)):
         pairwise_accuracy(*made, rows(3))
         save_model(tmp_path / name, *made)
@@ -101,7 +103,7 @@ def test_equal_runs_make_equal_folders(base: Path, trained: tuple[Any, Any], tmp
 
 
 def test_checkpoints_lie_apart_from_those_of_the_classifier(base: Path, tmp_path: Path) -> None:
-    make_preference_model(configured(num_pairs=20), "float32", base, rows(20), new_run(tmp_path))
+    train_preference_model(configured(num_pairs=20), "float32", base, rows(20), new_run(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["preference"]
 
 
@@ -114,23 +116,18 @@ def test_it_survives_its_folder(trained: tuple[Any, Any], tmp_path: Path) -> Non
     assert PreferenceReward(model, tokenizer).logits(texts) == PreferenceReward(*trained).logits(texts)
 
 
-def test_given_model_is_taken_as_it_is_and_saw_no_pair(trained: tuple[Any, Any], base: Path, tmp_path: Path) -> None:
+def test_a_given_model_saw_no_pair(trained: tuple[Any, Any], tmp_path: Path) -> None:
     save_model(tmp_path / "p", *trained)
     given = FolderConfig(kind="folder", path=str(tmp_path / "p"), sha256=sha256_tree(tmp_path / "p"))
     config = PreferenceConfig(weight=1.0, model=given)
-    loaded = make_preference_model(config, "float32", base, [], new_run(tmp_path))
-    texts = ["The lamp is bright.", "The lamp is small."]
-    assert PreferenceReward(*loaded).logits(texts) == PreferenceReward(*trained).logits(texts)
     tie = {"id": "1", "prompt": "a", "chosen": " b", "rejected": " b"}
     assert held_out(config, [*rows(5), tie]) == ([], rows(5))
 
 
 def test_given_model_with_two_labels_is_refused_without_pairs(base: Path, tmp_path: Path, tiny_tokenizer: Any) -> None:
     save_model(tmp_path / "p", AutoModelForSequenceClassification.from_pretrained(base, num_labels=2), tiny_tokenizer)
-    given = FolderConfig(kind="folder", path=str(tmp_path / "p"), sha256=sha256_tree(tmp_path / "p"))
-    config = PreferenceConfig(weight=1.0, model=given)
     with pytest.raises(InputError, match="has 2 labels"):
-        pairwise_accuracy(*make_preference_model(config, "float32", base, [], new_run(tmp_path)), [])
+        pairwise_accuracy(*load_classifier(tmp_path / "p"), [])
 
 
 def test_no_prompt_is_on_both_sides_whatever_its_case_and_spacing() -> None:
@@ -163,7 +160,7 @@ def test_equal_sides_are_left_out_and_told(base: Path, tmp_path: Path, capsys: p
         row["rejected"] = row["chosen"]
     train, unseen = held_out(configured(), some)
     assert sorted(row["id"] for row in [*train, *unseen]) == [row["id"] for row in some[4:]]
-    make_preference_model(configured(), "float32", base, some, new_run(tmp_path))
+    train_preference_model(configured(), "float32", base, some, new_run(tmp_path))
     assert "reward: warning: 4 pairs have equal sides and are left out\n" in capsys.readouterr().out
 
 
@@ -174,12 +171,12 @@ def test_pairs_that_are_cut_are_told(base: Path, tmp_path: Path, capsys: pytest.
         row["rejected"] += " small" * 60
     for side in ("chosen", "rejected"):  # both of one pair
         train[3][side] += " cool" * 60
-    make_preference_model(configured(), "float32", base, some, new_run(tmp_path))
+    train_preference_model(configured(), "float32", base, some, new_run(tmp_path))
     assert "reward: warning: 4 pairs are above 48 tokens and lose their beginning\n" in capsys.readouterr().out
 
 
 def test_nothing_is_told_when_nothing_is_wrong(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_preference_model(configured(num_pairs=20), "float32", base, rows(20), new_run(tmp_path))
+    train_preference_model(configured(num_pairs=20), "float32", base, rows(20), new_run(tmp_path))
     assert "warning" not in capsys.readouterr().out
 
 
@@ -213,4 +210,21 @@ def test_pairs_on_both_sides_are_needed(some: list[Row], holdout_frac: float, si
 
 def test_max_tokens_beyond_the_positions_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="max_tokens = 65: the base model has 64 positions\n  remedy: lower it to 64"):
-        make_preference_model(configured(max_tokens=65), "float32", base, rows(20), new_run(tmp_path))
+        train_preference_model(configured(max_tokens=65), "float32", base, rows(20), new_run(tmp_path))
+
+
+def test_dropout_is_off_and_a_kill_changes_nothing(base: Path, tmp_path: Path) -> None:
+    """The second start goes on from the checkpoint of step 9 of 12."""
+    dropping = tmp_path / "base"
+    copytree(base, dropping)
+    config = json.loads((dropping / "config.json").read_text())
+    (dropping / "config.json").write_text(json.dumps(config | {"resid_pdrop": 0.5, "embd_pdrop": 0.5}))
+    optim = configured().model.optim.model_copy(update={"checkpoint_every": 9, "batch_size": 6})  # type: ignore[union-attr]
+    few = configured(num_pairs=20, optim=optim)
+    made = [
+        train_preference_model(few, "float32", folder, rows(20), new_run(tmp_path / state))[0].state_dict()
+        for folder, state in ((base, "one"), (dropping, "two"), (dropping, "two"))
+    ]
+    assert (tmp_path / "two/preference/step-000009").is_dir()
+    for other in made[1:]:
+        assert all(torch.equal(made[0][name], other[name]) for name in other)

@@ -1,4 +1,4 @@
-"""A row of digests for each step of supervised training, of any of transformers' trainers."""
+"""A row of digests for each step of supervised training."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,8 +10,8 @@ import torch
 
 from triplex.models.lora import with_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
-from triplex.models.packing import Example, collate, pack
-from triplex.models.training import train_supervised
+from triplex.models.packing import Example, collate, next_token_loss, pack
+from triplex.models.training import SupervisedTrainer
 from triplex.runs.digests import LIVE, digest, read_rows
 
 OPTIM = OptimConfig(
@@ -26,7 +26,9 @@ def train(model: Any, state: Path, *, seed: int = 5) -> list[dict[str, Any]]:
     """The rows that the training leaves."""
     torch.manual_seed(seed)
     shape = partial(collate, block_size=24, pad_token_id=1)
-    train_supervised("sft", model, BLOCKS, shape, OPTIM, seed=seed, precision="float32", state=state)
+    SupervisedTrainer(
+        "sft", model, BLOCKS, shape, next_token_loss, OPTIM, seed=seed, precision="float32", state=state
+    ).train()
     return read_rows(state / LIVE)
 
 

@@ -1,0 +1,50 @@
+"""What each worker of the tests of supervised training runs: SFT on 13 short examples in 7 blocks."""
+
+import json
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triplex.distributed.strategy import Strategy
+from triplex.models.loading import load_causal_lm
+from triplex.models.lora import with_adapters
+from triplex.models.optim import LoraConfig, OptimConfig
+from triplex.models.packing import Example, collate, next_token_loss, pack
+from triplex.models.training import SupervisedTrainer
+from triplex.runs.digests import LIVE, digest, read_rows
+from triplex.runs.stage import Run
+
+OPTIM = OptimConfig(
+    num_epochs=2, batch_size=3, learning_rate=1e-2, warmup_frac=0.1, weight_decay=0.01, max_grad_norm=1.0,
+    checkpoint_every=2,
+)  # fmt: skip
+#: an epoch has batches of 3, 3 and 1: of two workers one has more rows than the other, and once none
+BLOCKS = pack([Example([(7 * i + j) % 90 + 2 for j in range(10 + i % 5)], 2) for i in range(13)], 24)
+
+
+def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
+    folder = run.state.parent
+    model, _ = load_causal_lm(Path(given["model"]))
+    torch.manual_seed(run.seed)  # draws the adapters
+    model = with_adapters(model, LoraConfig(rank=given.get("rank", 0), alpha=8)).train()
+    trainer = SupervisedTrainer(
+        "sft", model, BLOCKS, partial(collate, block_size=24, pad_token_id=1), next_token_loss, OPTIM, seed=run.seed,
+        precision="float32", state=run.state, strategy=strategy,
+    )  # fmt: skip
+
+    def die(*_: Any) -> None:
+        if len(trainer.losses) == given["kill_at"] and not (folder / "killed").exists():
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if given.get("kill_rank") == strategy.rank:
+        model.register_forward_pre_hook(die)
+    trainer.train()
+    found = {"losses": trainer.losses, "weights": digest(strategy.weights().values())}
+    if strategy.is_first:
+        found["data"] = [row["data"] for row in read_rows(run.state / LIVE)]
+    (folder / f"worker-{strategy.rank}.json").write_text(json.dumps(found))
