@@ -52,7 +52,7 @@ def rows(path: Path, schema: str) -> list[dict[str, Any]]:
     return read_table(path, SCHEMAS[schema]).to_pylist()
 
 
-def models(config: RewardConfig) -> dict[str, Any]:
+def part_models(config: RewardConfig) -> dict[str, Any]:
     """Where each model of a part comes from, by its folder in OUT."""
     found = {CLASSIFIER: config.sentiment.model if config.sentiment else None}
     return found | {PREFERENCE: config.preference.model if config.preference and config.preference.weight else None}
@@ -62,7 +62,7 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
     """Train what is to be trained, and write it: what each worker does."""
     params = Params.model_validate_json(given["params"])
     config, precision = params.reward, params.compute.precision
-    for name, model in models(config).items():
+    for name, model in part_models(config).items():
         match model:
             case TrainedClassifier():
                 made = train_classifier(model, precision, BASE, rows(PAIRS, "sft"), run, strategy)
@@ -79,7 +79,7 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
 
 def make_models(params: Params, run: Run) -> dict[str, float]:
     """Write the models and plug-ins of the parts into OUT; returns the accuracy of each that has labels or pairs."""
-    config, precision, sources = params.reward, params.compute.precision, models(params.reward)
+    config, precision, sources = params.reward, params.compute.precision, part_models(params.reward)
     if any(isinstance(model, TrainedClassifier | TrainedPreference) for model in sources.values()):
         given = {"params": params.model_dump_json(by_alias=True, exclude_none=True)}
         run_workers(params.compute, "stages.reward", given, run)
