@@ -11,7 +11,7 @@ import torch
 from triplex.data.tables import SCHEMAS, write_table
 from triplex.models.saving import save_model
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
-from triplex.perplexity.baselines import EMPTY_COLUMNS, NATS_COLUMNS, write_baselines
+from triplex.perplexity.baselines import EMPTY_COLUMNS, NATS_COLUMNS, to_table, write_baselines
 from triplex.perplexity.levels import LEVELS
 from triplex.runs.checkpoint import write_checkpoint
 from triplex.runs.files import write_json
@@ -59,7 +59,7 @@ def write_sources() -> None:
     pair = {"prompt_sha256": "0" * 64, "reference_sha256": "1" * 64, "split": "train", "num_tokens": 9}
     rows = [{"id": str(n), **pair, **dict.fromkeys(NATS_COLUMNS + EMPTY_COLUMNS, 5 + n / 10)} for n in range(50)]
     noise = {cause: dict.fromkeys(LEVELS, 0.0) for cause in ("batch", "threads", "precision")}
-    write_baselines(make / "data/baselines.parquet", rows, {"model": "2" * 64}, noise)
+    write_baselines(make / "data/baselines.parquet", [to_table(rows)], {"model": "2" * 64}, noise)
     metrics = make / "reports/metrics/ppo.tsv"
     metrics.parent.mkdir(parents=True)
     metrics.write_text("step\treward\n" + "".join(f"{n}\t{n / 7}\n" for n in range(100)))

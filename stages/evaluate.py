@@ -1,19 +1,23 @@
 """evaluate: base, SFT and every tuned policy on the same held-out prompts."""
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
-from triplex.data.tables import SCHEMAS, read_table
+from triplex.data.tables import SCHEMAS, read_chunks, rechunk, write_chunks
+from triplex.distributed.chunks import map_chunks
 from triplex.evaluation.evaluate import EvaluateConfig, measure, sample_rows, summarise
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm
 from triplex.perplexity.scorer import FrozenScorer
 from triplex.rewards.folder import load_reward, load_sentiment_part, load_spec
 from triplex.runs.errors import errors_in_words
-from triplex.runs.files import atomic_path, write_json
+from triplex.runs.files import write_json
 from triplex.runs.guard import guarded
 from triplex.runs.params import Algorithms, ComputeConfig, Section, Seed, read_params
 from triplex.runs.progress import StepProgress
@@ -22,6 +26,9 @@ from triplex.runs.stage import run_stage
 HELD_OUT, BASELINES = Path("data/processed/eval.parquet"), Path("data/baselines.parquet")
 MODELS, REWARD, SFT = Path("models"), Path("models/reward"), Path("models/sft")
 REPORT, SAMPLES = Path("reports/eval.json"), Path("reports/samples.parquet")
+#: in the stage's state folder: what each model is asked, in chunks that each go through one worker
+QUESTIONS = "questions.parquet"
+_QUESTION = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("model", "id", "prompt", "reference")])
 
 
 class Params(Section):
@@ -33,36 +40,59 @@ class Params(Section):
     evaluate: EvaluateConfig
 
 
+class Worker:
+    """The models in a process, one at a time: questions in, measured answers out."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.params = Params.model_validate_json(given["params"])
+        self._seed, self._precision = given["seed"], self.params.compute.precision
+        reference, tokenizer = load_causal_lm(SFT, self._precision)
+        self._reference = HuggingFaceLM(reference, tokenizer)
+        levels = load_spec(REWARD).perplexity
+        self._reward = load_reward(REWARD, MODELS / levels.scorer, BASELINES, self._precision)
+        self._sentiment = load_sentiment_part(REWARD, self._precision)
+        self._scorer = FrozenScorer(
+            reference, tokenizer, max_tokens_per_batch=levels.max_tokens_per_batch, pools=levels.pools()
+        )
+        self._name = ""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        (name,) = set(rows["model"].to_pylist())
+        if name != self._name:
+            model, self._tokenizer = load_causal_lm(MODELS / name, self._precision)
+            self._name, self._lm = name, HuggingFaceLM(model, self._tokenizer)
+        prompts = list(zip(rows["id"].to_pylist(), rows["prompt"].to_pylist(), strict=True))
+        answers = sample_rows(
+            name, self._lm, self._reference, self._tokenizer, prompts, self.params.evaluate, self._seed
+        )
+        return measure(answers, rows["reference"].to_pylist(), self._reward, self._sentiment, self._scorer)
+
+
+def questions(names: Sequence[str], batch_size: int) -> Iterator[pa.Table]:
+    """The held-out prompts to each model, `batch_size` at a time."""
+    for name in names:
+        for table in rechunk(read_chunks(HELD_OUT, SCHEMAS["eval"]), batch_size):
+            columns = [pa.array([name] * len(table)), table["id"], table["prompt"], table["reference"]]
+            yield pa.table(columns, schema=_QUESTION)
+
+
 def main() -> None:
     """Run the stage."""
     with errors_in_words():
         params = read_params(Params)
         with run_stage("evaluate", params) as run:
-            precision, names = params.compute.precision, ["base", "sft", *params.algorithms]
-            held_out = read_table(HELD_OUT, SCHEMAS["eval"])
-            prompts = list(zip(held_out["id"].to_pylist(), held_out["prompt"].to_pylist(), strict=True))
-            references = held_out["reference"].to_pylist()
-            reference, tokenizer = load_causal_lm(SFT, precision)
-            frozen = HuggingFaceLM(reference, tokenizer)
-            levels = load_spec(REWARD).perplexity
-            reward = load_reward(REWARD, MODELS / levels.scorer, BASELINES, precision)
-            sentiment = load_sentiment_part(REWARD, precision)
-            scorer = FrozenScorer(
-                reference, tokenizer, max_tokens_per_batch=levels.max_tokens_per_batch, pools=levels.pools()
-            )
-            tables: dict[str, pa.Table] = {}
-            with StepProgress("evaluate", len(names) * len(prompts)) as progress:
-                for name in names:
-                    model, own_tokenizer = load_causal_lm(MODELS / name, precision)
-                    lm = HuggingFaceLM(model, own_tokenizer)
-                    rows = sample_rows(name, lm, frozen, own_tokenizer, prompts, params.evaluate, run.seed, progress)
-                    tables[name] = measure(rows, references, reward, sentiment, scorer)
+            names, source = ["base", "sft", *params.algorithms], run.state / QUESTIONS
+            write_chunks(source, questions(names, params.evaluate.batch_size), _QUESTION)
+            given = {"params": params.model_dump_json(by_alias=True, exclude_none=True), "seed": run.seed}
+            answers: dict[str, list[pa.Table]] = defaultdict(list)
+            with StepProgress("evaluate", pq.ParquetFile(source).metadata.num_rows) as progress:
+                for table in map_chunks(params.compute, "stages.evaluate", given, source, run):
+                    answers[table["model"][0].as_py()].append(table)
+                    progress.advance(len(table))
+            tables = {name: pa.concat_tables(answers[name]) for name in names}
             write_json(REPORT, summarise(tables, run.seed))
-            with atomic_path(SAMPLES) as temporary:
-                pq.write_table(
-                    pa.concat_tables(tables.values()), temporary, compression="zstd", write_page_checksum=True
-                )
-            print(f"evaluate: {len(names)} models on {len(prompts)} held-out prompts -> {REPORT}, {SAMPLES}")
+            write_chunks(SAMPLES, tables.values(), tables["sft"].schema)
+            print(f"evaluate: {len(names)} models on {len(tables['sft'])} held-out prompts -> {REPORT}, {SAMPLES}")
 
 
 if __name__ == "__main__":

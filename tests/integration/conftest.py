@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from triplex.models.saving import save_model
-from triplex.perplexity.baselines import EMPTY_COLUMNS, NATS_COLUMNS, scorer_identity, text_sha256, write_baselines
+from triplex.perplexity.baselines import (
+    EMPTY_COLUMNS,
+    NATS_COLUMNS,
+    scorer_identity,
+    text_sha256,
+    to_table,
+    write_baselines,
+)
 from triplex.perplexity.config import PerplexityConfig
 from triplex.perplexity.levels import LEVELS
 from triplex.rewards.composite import CompositeReward
@@ -50,7 +57,7 @@ def reward(model_folder: Path) -> CompositeReward:
     ]
     identity = scorer_identity(model_folder, "float32", PerplexityConfig.model_validate(PERPLEXITY))
     noise = {cause: dict.fromkeys(LEVELS, 0.0) for cause in ("batch", "threads", "precision")}
-    write_baselines(root / "baselines.parquet", rows, identity, noise)
+    write_baselines(root / "baselines.parquet", [to_table(rows)], identity, noise)
     spec = {"config": CONFIG, "perplexity": PERPLEXITY, "accuracy": {}, "calibration": {}}
     save_spec(root / "reward", RewardSpec.model_validate(spec))
     return load_reward(root / "reward", model_folder, root / "baselines.parquet", "float32")

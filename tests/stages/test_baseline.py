@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.baseline import sample
+from stages.baseline import references
 from triplex.data.tables import SCHEMAS, write_table
 from triplex.models.saving import save_model
 from triplex.perplexity.baselines import read_baselines, scorer_identity, text_sha256
@@ -52,12 +52,16 @@ def project(tmp_path: Path, tiny_lm: Any, tiny_tokenizer: Any) -> Path:
     return tmp_path
 
 
+def run(project: Path) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages.baseline"]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
 def test_the_stage_scores_a_sample_of_the_training_references_and_all_held_out_ones(
     project: Path, tiny_lm: Any, tiny_tokenizer: Any
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "stages.baseline"]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    done = run(project)
     assert done.returncode == 0, done.stderr
     assert "4 train and 2 held-out references" in done.stdout
 
@@ -90,10 +94,50 @@ def test_the_stage_scores_a_sample_of_the_training_references_and_all_held_out_o
     assert rows[-1]["sentence_nats"] == 0
 
 
-def test_the_sample_depends_on_ids_and_seed_alone() -> None:
-    chosen = [row["id"] for row in sample(TRAIN, 4, 1)]
-    assert len(set(chosen)) == 4
-    assert [row["id"] for row in sample(TRAIN[::-1], 4, 1)] == chosen
-    assert [row["id"] for row in sample(TRAIN, 9, 1)][:4] == chosen
-    assert [row["id"] for row in sample([row for row in TRAIN if row["id"] in chosen], 4, 1)] == chosen
-    assert [row["id"] for row in sample(TRAIN, 9, 2)][:4] != chosen
+def test_rays_actors_write_the_bytes_of_one_process(project: Path) -> None:
+    """Three chunks of references to two actors, in order."""
+    many = [row | {"id": f"m{n}", "prompt": f"{row['prompt']} {n % 5}"} for n in range(600) for row in TRAIN[:1]]
+    write_table(project / "data/processed/prompts.parquet", many, SCHEMAS["prompts"])
+    found = {}
+    for executor, num_workers in (("local", 1), ("ray", 2)):
+        params = PARAMS.replace("local, num_workers: 1", f"{executor}, num_workers: {num_workers}")
+        (project / "params.yaml").write_text(params.replace("num_references: 4", "num_references: 600"))
+        done = run(project)
+        assert done.returncode == 0, done.stderr
+        assert "600 train and 2 held-out references" in done.stdout
+        found[executor] = (project / "data/baselines.parquet").read_bytes()
+    assert found["ray"] == found["local"]
+
+
+@pytest.mark.parametrize(("executor", "number"), [("local", 8), ("ray", 80)])
+def test_a_reference_that_cannot_be_scored_is_named(project: Path, executor: str, number: int) -> None:
+    """The 81st is first seen by an actor."""
+    rows = [TRAIN[0] | {"id": f"m{n}"} for n in range(100)]
+    rows[number]["reference"] = " tea" * 200
+    write_table(project / "data/processed/prompts.parquet", rows, SCHEMAS["prompts"])
+    params = PARAMS.replace("executor: local", f"executor: {executor}")
+    (project / "params.yaml").write_text(params.replace("num_references: 4", "num_references: 100"))
+    done = run(project)
+    assert done.returncode == 2, done.stderr
+    assert f"train reference 'm{number}': 405 tokens" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "data/baselines.parquet").exists()
+
+
+def test_the_sample_depends_on_ids_and_seed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(Path("data/processed/eval.parquet"), EVAL, SCHEMAS["eval"])
+
+    def chosen(rows: list[dict[str, Any]], num: int, seed: int) -> list[str]:
+        write_table(Path("data/processed/prompts.parquet"), rows, SCHEMAS["prompts"])
+        names = [name for table in references(num, seed) for name in table["id"].to_pylist()]
+        assert names[-2:] == ["e0", "e1"]
+        return names[:-2]
+
+    four = chosen(TRAIN, 4, 1)
+    assert len(set(four)) == 4
+    assert chosen(TRAIN[::-1], 4, 1) == four[::-1]  # in the order of the file
+    assert chosen([row for row in TRAIN if row["id"] in four], 4, 1) == four
+    assert set(four) < set(chosen(TRAIN, 6, 1))
+    assert chosen(TRAIN, 9, 1) == [row["id"] for row in TRAIN]
+    assert chosen(TRAIN, 4, 2) != four

@@ -24,12 +24,13 @@ def import_ray() -> Any:
     """The package, with its telemetry off and its authentication on."""
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_DEDUP_LOGS": "0",
-        "RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }  # fmt: skip
     if ADDRESS not in os.environ:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # by which Ray, on any system, stays on loopback
     import ray
+    import ray.data
     import ray.train.torch
 
     return ray
@@ -96,7 +97,8 @@ def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
     """Inside, this process is connected; InputError for a cluster that is not there or too small."""
     address = os.environ.get(ADDRESS)
     quiet = ray.LoggingConfig(log_level="ERROR")  # what the workers print comes through
-    environment = {"env_vars": {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": str(compute.threads)}}
+    variables = {"OMP_NUM_THREADS": str(compute.threads), "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+    environment = {"env_vars": {"PYTHONPATH": os.getcwd()} | variables}
     if address is None:
         os.environ.setdefault(TOKEN, token_hex(32))  # nobody else is to start a process in it
         ray.init(address="local", include_dashboard=False, runtime_env=environment, logging_config=quiet)

@@ -18,7 +18,6 @@ from triplex.rewards.contract import Reward
 from triplex.rl.masked import masked_mean
 from triplex.rl.rollout import Responses, check_prompts_fit, decode, encode_prompts, sample_responses
 from triplex.runs.params import Section
-from triplex.runs.progress import StepProgress
 from triplex.runs.seeds import derive_seed
 
 REFERENCE = "sft"
@@ -34,40 +33,29 @@ class EvaluateConfig(Section):
 
 
 def sample_rows(
-    name: str,
-    lm: CausalLM,
-    reference: CausalLM,
-    tokenizer: Any,
-    prompts: Sequence[tuple[str, str]],
-    config: EvaluateConfig,
-    seed: int,
-    progress: StepProgress,
-) -> list[dict[str, Any]]:
-    """One row a prompt (id, text): the response of `lm` and its KL to `reference`, nats per token.
+    name: str, lm: CausalLM, reference: CausalLM, tokenizer: Any, prompts: Sequence[tuple[str, str]],
+    config: EvaluateConfig, seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One row a prompt (id, text): the response of `lm` and its KL to `reference`, nats per token; in one pass.
 
     The KL is exact over the vocabulary at each place of the response, at temperature 1, and 0 for no token. A prompt's
     seed does not depend on the model.
     """
-    check_prompts_fit(
-        lm, tokenizer, [name for name, _ in prompts], [text for _, text in prompts], config.max_new_tokens
-    )
+    ids, texts = [name for name, _ in prompts], [text for _, text in prompts]
+    check_prompts_fit(lm, tokenizer, ids, texts, config.max_new_tokens)
     device, policies = next(lm.parameters()).device, (Policy(lm, None), Policy(reference, None))
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(prompts), config.batch_size):
-        chunk = prompts[start : start + config.batch_size]
-        prompt_ids, prompt_mask = encode_prompts(tokenizer, [text for _, text in chunk], device)
-        responses = sample_responses(
-            lm, prompt_ids, prompt_mask, [derive_seed(seed, prompt_id) for prompt_id, _ in chunk], group_size=1,
-            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-            pad_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-        kl = _kl(*policies, prompt_ids, prompt_mask, responses).tolist()
-        texts, ids = decode(tokenizer, responses)
-        for (prompt_id, prompt), text, tokens, nats in zip(chunk, texts, ids, kl, strict=True):
-            row = {"id": prompt_id, "model": name, "prompt": prompt, "response": text, "completion_ids": tokens}
-            rows.append(row | {"num_tokens": len(tokens), "kl_nats": nats})
-        progress.advance(len(chunk))
-    return rows
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, texts, device)
+    responses = sample_responses(
+        lm, prompt_ids, prompt_mask, [derive_seed(seed, prompt_id) for prompt_id in ids], group_size=1,
+        max_new_tokens=config.max_new_tokens, temperature=config.temperature, pad_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    kl = _kl(*policies, prompt_ids, prompt_mask, responses).tolist()
+    rows = zip(prompts, *decode(tokenizer, responses), kl, strict=True)
+    return [
+        {"id": prompt_id, "model": name, "prompt": prompt, "response": text, "completion_ids": tokens,
+         "num_tokens": len(tokens), "kl_nats": nats}
+        for (prompt_id, prompt), text, tokens, nats in rows
+    ]  # fmt: skip
 
 
 @torch.no_grad()

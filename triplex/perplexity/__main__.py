@@ -153,7 +153,7 @@ def baseline(
     An `id` column names the rows, else their number does. Blank texts, texts longer than the model takes and, with
     `first-sentence`, texts of one sentence are left out and counted.
     """
-    from triplex.perplexity.baselines import score_baselines, scorer_identity, write_baselines
+    from triplex.perplexity.baselines import score_baselines, scorer_identity, to_table, write_baselines
     from triplex.perplexity.noise import measure_noise
     from triplex.perplexity.texts import behind_first_sentence, read_texts, sample_texts
     from triplex.runs.progress import StepProgress
@@ -171,7 +171,7 @@ def baseline(
     with StepProgress("baseline", len(rows)) as progress:
         scored = score_baselines(scorer, config, references, progress.advance)
     noise = measure_noise(scorer, [row.context for row in rows], [row.text for row in rows])
-    write_baselines(out, scored, scorer_identity(model, precision, config), noise)
+    write_baselines(out, [to_table(scored)], scorer_identity(model, precision, config), noise)
     _tell(left_out)
     typer.echo(f"baseline: {len(scored):,} references of {sum(row['num_tokens'] for row in scored):,} tokens -> {out}")
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from triplex.data.tables import read_table, write_table
+from triplex.data.tables import read_table, rechunk, write_chunks
 from triplex.perplexity.config import PerplexityConfig
 from triplex.perplexity.improvement import improvement_pct
 from triplex.perplexity.levels import LEVELS
@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
 )
 _IDENTITY, _NOISE = b"scorer", b"noise"
 _AT_ONCE = 256  # rows between two calls of `on_scored`
+_ROWS_A_GROUP = 2**16  # of the parquet file
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def score_baselines(
 
 def _score(scorer: FrozenScorer, config: PerplexityConfig, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     prompts, references = [row["prompt"] for row in rows], [row["reference"] for row in rows]
-    names = [f"{row['split']} reference {row['id']!r}" for row in rows]
+    names = row_names(rows)
     results = scorer.score(prompts, references, names=names)
     levels = torch.stack([result.levels for result in results])
     contexts = [config.context(prompt, "") for prompt in prompts]
@@ -129,6 +130,11 @@ def _score(scorer: FrozenScorer, config: PerplexityConfig, rows: Sequence[Mappin
         }
         for row, result, nats in zip(rows, results, torch.cat([levels, empty], dim=1).tolist(), strict=True)
     ]
+
+
+def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What errors call them."""
+    return [f"{row['split']} reference {row['id']!r}" for row in rows]
 
 
 def scorer_identity(folder: str | Path, precision: str, config: PerplexityConfig) -> dict[str, str]:
@@ -153,12 +159,15 @@ def text_sha256(text: str) -> str:
     return sha256(text.encode("utf-8")).hexdigest()
 
 
-def write_baselines(
-    path: str | Path, rows: Iterable[Mapping[str, Any]], identity: Mapping[str, str], noise: Noise
-) -> None:
-    """Write rows of SCHEMA with the scorer's identity and noise in the file's metadata, atomically."""
+def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """What `score_baselines` gives, as `write_baselines` takes it."""
+    return pa.Table.from_pylist(list(rows), SCHEMA)
+
+
+def write_baselines(path: str | Path, tables: Iterable[pa.Table], identity: Mapping[str, str], noise: Noise) -> None:
+    """Write tables of SCHEMA with the scorer's identity and noise in the file's metadata, atomically."""
     metadata = {_IDENTITY: json.dumps(dict(identity)), _NOISE: json.dumps(noise)}
-    write_table(path, rows, SCHEMA.with_metadata(metadata))
+    write_chunks(path, rechunk(tables, _ROWS_A_GROUP), SCHEMA.with_metadata(metadata))
 
 
 def read_baselines(path: str | Path, identity: Mapping[str, str]) -> Baselines:

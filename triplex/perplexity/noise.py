@@ -15,7 +15,9 @@ MAX_TEXTS = 64
 Noise = dict[str, dict[str, float]]
 
 
-def measure_noise(scorer: FrozenScorer, contexts: Sequence[str], texts: Sequence[str]) -> Noise:
+def measure_noise(
+    scorer: FrozenScorer, contexts: Sequence[str], texts: Sequence[str], names: Sequence[str] | None = None
+) -> Noise:
     """What each cause moves the levels of the first MAX_TEXTS texts by, at most.
 
     `batch`: each text alone against all together; `threads`: one CPU thread against the current number (two, when that
@@ -23,7 +25,7 @@ def measure_noise(scorer: FrozenScorer, contexts: Sequence[str], texts: Sequence
     cost. The same numbers every time on one kind of machine. Errors are those of `FrozenScorer.score`.
     """
     contexts, texts = contexts[:MAX_TEXTS], texts[:MAX_TEXTS]
-    together = scorer.level_nats(contexts, texts)
+    together = scorer.level_nats(contexts, texts, names=names and names[:MAX_TEXTS])
     alone = torch.cat([together[:0], *(scorer.level_nats([c], [t]) for c, t in zip(contexts, texts, strict=True))])
     with _other_thread_count():
         threads = scorer.level_nats(contexts, texts)

@@ -1,4 +1,4 @@
-"""What libraries would tell their makers, switched off: whatever can be started imports this before them.
+"""What libraries would tell their makers, and say at every start, switched off: who can be started imports this first.
 
 What the user has set stays. docs/security.md tells which library reads which name.
 """
@@ -17,5 +17,7 @@ SWITCHES = {
     "UNSLOTH_DISABLE_STATISTICS": "1",
 }
 
-for name, value in SWITCHES.items():
+QUIET = {"TRANSFORMERS_VERBOSITY": "error"}  # which warns of what is meant so: a fresh head, packed rows without a mask
+
+for name, value in (SWITCHES | QUIET).items():
     os.environ.setdefault(name, value)

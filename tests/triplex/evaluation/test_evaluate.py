@@ -14,7 +14,6 @@ from triplex.perplexity.scorer import FrozenScorer
 from triplex.rewards.composite import CompositeReward, Part
 from triplex.rewards.length import LengthConfig, LengthReward
 from triplex.rewards.sentiment import VaderSentiment
-from triplex.runs.progress import StepProgress
 
 PROMPTS = [("e1", "The tea"), ("e2", "I like this lamp. It"), ("e3", "A good book"), ("e4", "It")]
 REFERENCES = [" kettle boils fast.", " is bright.", " well made.", " was cheap!"]
@@ -115,9 +114,11 @@ def test_summary_with_sentiment_and_without_improvement(scorer: FrozenScorer) ->
 def test_a_prompts_response_depends_on_model_and_seed_alone(tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
     def sample(model: Any, prompts: Sequence[tuple[str, str]], batch_size: int, seed: int = 3) -> dict[str, Any]:
         config = EvaluateConfig(max_new_tokens=8, temperature=1.0, batch_size=batch_size)
-        with StepProgress("evaluate", len(prompts)) as progress:
-            policy, reference = HuggingFaceLM(model, tiny_tokenizer), HuggingFaceLM(tiny_lm(0), tiny_tokenizer)
-            rows = sample_rows("ppo", policy, reference, tiny_tokenizer, prompts, config, seed, progress)
+        policy, reference = HuggingFaceLM(model, tiny_tokenizer), HuggingFaceLM(tiny_lm(0), tiny_tokenizer)
+        rows = []
+        for start in range(0, len(prompts), batch_size):
+            some = prompts[start : start + batch_size]
+            rows += sample_rows("ppo", policy, reference, tiny_tokenizer, some, config, seed)
         return {row["id"]: row for row in rows}
 
     whole, apart = sample(tiny_lm(1), PROMPTS, 4), sample(tiny_lm(1), PROMPTS[::-1], 1)

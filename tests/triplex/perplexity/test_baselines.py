@@ -16,6 +16,7 @@ from triplex.perplexity.baselines import (
     score_baselines,
     scorer_identity,
     text_sha256,
+    to_table,
     write_baselines,
 )
 from triplex.perplexity.config import PerplexityConfig
@@ -52,7 +53,7 @@ ROWS = [row(0, 4, 1, 2, 3, 4, 5, 6, 7, 8), row(1, 6, 3, 2, 5, 8, 9, 8, 7, 6), ro
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "baselines.parquet"
-    write_baselines(path, ROWS, IDENTITY, NOISE)
+    write_baselines(path, [to_table(ROWS)], IDENTITY, NOISE)
     baselines = read_baselines(path, IDENTITY)
     assert baselines.table.to_pylist() == ROWS
     assert baselines.table.schema.equals(SCHEMA)
@@ -62,7 +63,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_another_scorer_is_refused_by_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "baselines.parquet"
-    write_baselines(path, ROWS, IDENTITY, NOISE)
+    write_baselines(path, [to_table(ROWS)], IDENTITY, NOISE)
     with pytest.raises(InputError, match="made by another scorer: precision was float32, is bfloat16\n") as error:
         read_baselines(path, {**IDENTITY, "precision": "bfloat16"})
     assert "weights" not in str(error.value)
@@ -72,7 +73,7 @@ def test_another_scorer_is_refused_by_what_differs(tmp_path: Path) -> None:
 
 def test_a_table_without_an_identity_or_with_other_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "baselines.parquet"
-    write_baselines(path, ROWS, IDENTITY, NOISE)
+    write_baselines(path, [to_table(ROWS)], IDENTITY, NOISE)
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path, write_page_checksum=True)
     with pytest.raises(InputError, match="weights was not recorded"):
         read_baselines(path, IDENTITY)
@@ -113,7 +114,7 @@ def test_the_identity_changes_with_everything_that_changes_the_numbers(
 @pytest.fixture
 def read_rows(tmp_path: Path) -> Any:
     def write_and_read(rows: list[dict[str, Any]]) -> Any:
-        write_baselines(tmp_path / "t", rows, IDENTITY, NOISE)
+        write_baselines(tmp_path / "t", [to_table(rows)], IDENTITY, NOISE)
         return read_baselines(tmp_path / "t", IDENTITY)
 
     return write_and_read

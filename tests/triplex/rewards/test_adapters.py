@@ -14,7 +14,14 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from triplex.models.saving import save_model
-from triplex.perplexity.baselines import EMPTY_COLUMNS, NATS_COLUMNS, scorer_identity, text_sha256, write_baselines
+from triplex.perplexity.baselines import (
+    EMPTY_COLUMNS,
+    NATS_COLUMNS,
+    scorer_identity,
+    text_sha256,
+    to_table,
+    write_baselines,
+)
 from triplex.perplexity.config import PerplexityConfig
 from triplex.perplexity.levels import LEVELS
 from triplex.rewards.adapters import OpenRLHFReward, Portable, Recipe, TRLReward, VerlReward
@@ -65,7 +72,9 @@ def golden(
     ]
     levels = PerplexityConfig.model_validate(PERPLEXITY)
     noise = {cause: dict.fromkeys(LEVELS, 0.0) for cause in ("batch", "threads", "precision")}
-    write_baselines(root / "baselines.parquet", rows, scorer_identity(root / "sft", "float32", levels), noise)
+    write_baselines(
+        root / "baselines.parquet", [to_table(rows)], scorer_identity(root / "sft", "float32", levels), noise
+    )
     spec = {"config": CONFIG, "perplexity": PERPLEXITY, "accuracy": {}, "calibration": {}}
     save_spec(root / "reward", RewardSpec.model_validate(spec))
     return load_reward(root / "reward", root / "sft", root / "baselines.parquet", "float32")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
 from triplex.models.saving import save_model
-from triplex.perplexity.baselines import score_baselines, scorer_identity, write_baselines
+from triplex.perplexity.baselines import score_baselines, scorer_identity, to_table, write_baselines
 from triplex.perplexity.config import PerplexityConfig
 from triplex.perplexity.levels import LEVELS
 from triplex.perplexity.scorer import FrozenScorer
@@ -80,7 +80,7 @@ def root(
     ]
     noise = {cause: dict.fromkeys(LEVELS, 0.0) for cause in ("batch", "threads", "precision")}
     identity = scorer_identity(root / "sft", "float32", levels)
-    write_baselines(root / "baselines.parquet", score_baselines(scorer, levels, rows), identity, noise)
+    write_baselines(root / "baselines.parquet", [to_table(score_baselines(scorer, levels, rows))], identity, noise)
     for name, num_labels in (("classifier", 2), ("preference", 1)):
         torch.manual_seed(num_labels)
         model = AutoModelForSequenceClassification.from_pretrained(root / "sft", num_labels=num_labels).eval()

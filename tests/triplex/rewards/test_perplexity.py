@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from triplex.models.saving import save_model
-from triplex.perplexity.baselines import score_baselines, scorer_identity, write_baselines
+from triplex.perplexity.baselines import score_baselines, scorer_identity, to_table, write_baselines
 from triplex.perplexity.config import PerplexityConfig
 from triplex.perplexity.levels import LEVELS
 from triplex.perplexity.scorer import FrozenScorer
@@ -45,7 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, scorer: FrozenScorer, leve
     ]
     noise = {cause: dict.fromkeys(LEVELS, 0.0) for cause in ("batch", "threads", "precision")}
     identity = scorer_identity(root / "sft", "float32", levels)
-    write_baselines(root / "baselines.parquet", score_baselines(scorer, levels, rows), identity, noise)
+    write_baselines(root / "baselines.parquet", [to_table(score_baselines(scorer, levels, rows))], identity, noise)
     return Folders(root / "sft", root / "baselines.parquet")
 
 
