@@ -12,16 +12,20 @@ _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h: what is larger goes back when it 
 def peak_growth(work: Callable[[], Any]) -> int:
     """Bytes that `work` adds to this process at its peak; run it in a process of its own, after something like it.
 
-    Memory that is free goes back to the system before. The allocator is told to give back what is freed at once, so
-    that the peak is what is alive then and not what lies about.
+    Memory that is free goes back to the system before. What lies about is no part of the peak.
     """
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(_M_MMAP_THRESHOLD, 65536)
-    libc.malloc_trim(0)
+    give_back_what_is_freed()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = resident("VmRSS")
     work()
     return resident("VmHWM") - before
+
+
+def give_back_what_is_freed() -> None:
+    """From now on at once, so that a process holds what is alive."""
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(_M_MMAP_THRESHOLD, 65536)
+    libc.malloc_trim(0)
 
 
 def resident(field: str) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
-from pipelines import diff, generate, verify
+from pipelines import diff, generate, plan, verify
 from pipelines.doctor import command as doctor
 from triplex.runs.command import command_line
 from triplex.runs.errors import Exit, errors_in_words
@@ -27,6 +27,7 @@ app = command_line(
 * `python -m pipelines verify`: is this run what its commit gives?
 * `python -m pipelines diff ../other .`: where two runs part
 * `python -m pipelines doctor`: what is wrong here, and what mends it
+* `python -m pipelines plan --model llama-3-8b --gpus 8`: does it fit, and how long would a step take?
 * `python -m pipelines run --help`: more
 """,
 )
@@ -58,7 +59,7 @@ def run(
     """
     from pipelines import environment
     from pipelines.overrides import parse
-    from pipelines.plan import one_flow_at_a_time, prepare
+    from pipelines.request import one_flow_at_a_time, prepare
     from pipelines.server import start_server
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))
@@ -139,6 +140,7 @@ app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=diff.EXAMPLES)(diff.diff)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=plan.EXAMPLES)(plan.plan)
 
 
 @app.command(

@@ -22,7 +22,7 @@ from pipelines import artifacts
 from pipelines.graph import Stage
 from pipelines.guard import Guarded
 from pipelines.output import is_hint, lines, outcome
-from pipelines.plan import one_flow_at_a_time, prepare
+from pipelines.request import one_flow_at_a_time, prepare
 
 PARALLEL_STAGES = "TRIPLEX_PARALLEL_STAGES"
 # Prefect logs a task that returns a failed state as an error with the traceback of no exception

@@ -148,7 +148,7 @@ def test_independent_stages_run_side_by_side(tmp_path: Path, api: Api, parallel:
 
 
 def test_one_flow_at_a_time(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.plan import one_flow_at_a_time
+    from pipelines.request import one_flow_at_a_time
 
     monkeypatch.chdir(toy)
     with one_flow_at_a_time():

@@ -94,10 +94,11 @@ class Sharded(Replicated):
     def weights(self) -> dict[str, Tensor]:
         """What descends, in whole, by name."""
         with self.whole():
-            return {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
+            learning = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+            return {name: p.detach().to("cpu", copy=True) for name, p in learning}  # where there is room for them
 
     def moments(self) -> dict[str, Tensor]:
-        """What the optimiser remembers, in whole, as one process would."""
+        """What the optimiser remembers, in whole, as one process would; on the first worker, which writes it."""
         get = import_deepspeed().utils.safe_get_full_optimizer_state
         found: dict[str, Tensor] = {}
         if self.optimizer.state:
@@ -106,7 +107,9 @@ class Sharded(Replicated):
             for number, parameter in enumerate(self._learning_ones):
                 found[f"{number}.step"] = step.clone()
                 for name in _MOMENTS:
-                    found[f"{number}.{name}"] = get(parameter, name).view(_shape(parameter))
+                    whole = get(parameter, name)
+                    if self.is_first:
+                        found[f"{number}.{name}"] = whole.view(_shape(parameter)).to("cpu", copy=True)
         return found
 
     @torch.no_grad()

@@ -78,7 +78,7 @@ class Strategy:
         return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
 
     def moments(self) -> dict[str, Tensor]:
-        """What the optimiser remembers, in whole: by the parameter's number and its own name for it."""
+        """What the optimiser remembers, in whole, on the first worker: by the parameter's number and its own name."""
         state = self.optimizer.state_dict()["state"]
         return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
 

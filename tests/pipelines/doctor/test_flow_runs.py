@@ -13,7 +13,7 @@ FLOW = """
 import time
 from pipelines import environment
 environment.prepare()
-from pipelines.plan import one_flow_at_a_time
+from pipelines.request import one_flow_at_a_time
 from prefect import flow, task
 
 @task
