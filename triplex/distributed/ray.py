@@ -39,8 +39,8 @@ def import_ray() -> Any:
 class Job:
     """A training on the cluster, in a thread of its own."""
 
-    def __init__(self, trainer: Any, compute: ComputeConfig) -> None:
-        self._compute = compute
+    def __init__(self, trainer: Any, compute: ComputeConfig, state: str) -> None:
+        self._compute, self._state = compute, state
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._thread.start()
@@ -59,7 +59,7 @@ class Job:
     def check(self) -> None:
         """InputError if it has failed."""
         if self._failure is not None:
-            raise died(self._compute) from self._failure
+            raise died(self._compute, self._state) from self._failure
 
 
 @contextmanager
@@ -83,6 +83,7 @@ def start(compute: ComputeConfig, task: dict[str, Any]) -> Iterator[Job]:
                 torch_config=train.torch.TorchConfig(backend="gloo"),
             ),
             compute,
+            task["run"]["state"],
         )
 
 

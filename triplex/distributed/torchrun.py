@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triplex.runs.continuation import GO_ON_FROM
 from triplex.runs.errors import InputError
 from triplex.runs.files import write_text
 from triplex.runs.params import ComputeConfig
@@ -19,8 +20,8 @@ _TASK = "task.json"
 class Job:
     """The process of torchrun."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", compute: ComputeConfig) -> None:
-        self._process, self._compute = process, compute
+    def __init__(self, process: "subprocess.Popen[bytes]", compute: ComputeConfig, state: str) -> None:
+        self._process, self._compute, self._state = process, compute, state
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended, within that time."""
@@ -33,13 +34,17 @@ class Job:
     def check(self) -> None:
         """InputError if it has failed."""
         if self._process.returncode:
-            raise died(self._compute)
+            raise died(self._compute, self._state)
 
 
-def died(compute: ComputeConfig) -> InputError:
-    """What to say where workers were lost too often."""
+def died(compute: ComputeConfig, state: str) -> InputError:
+    """What to say where workers were lost too often; `state` is the run's folder."""
     what = f"workers died more than {compute.max_failures} times; the last checkpoint is kept"
-    return InputError("params.yaml: compute.max_failures", what, "look above for why, then start the stage again")
+    remedy = (
+        "look above for why, then start the stage again; with fewer workers, in other last bits, under"
+        f" {GO_ON_FROM}={os.path.relpath(state)}"
+    )
+    return InputError("params.yaml: compute.max_failures", what, remedy)
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def start(compute: ComputeConfig, task: dict[str, Any]) -> Iterator[Job]:
     environment = os.environ | {"OMP_NUM_THREADS": str(compute.threads), "PYTHONPATH": folders}
     process = subprocess.Popen(command, env=environment)
     try:
-        yield Job(process, compute)
+        yield Job(process, compute, task["run"]["state"])
     finally:
         process.terminate()  # it then ends the workers
         process.wait()

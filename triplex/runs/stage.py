@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from triplex.runs import interrupt, lock
 from triplex.runs.allocator import keep_freed_memory
+from triplex.runs.continuation import go_on, write_identity
 from triplex.runs.files import remove_folder, told_when_full
 from triplex.runs.interrupt import Interrupted
 from triplex.runs.manifest import check_inputs, declarations, environment, write_manifest
@@ -48,8 +49,11 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
     with lock.hold(name), _told_how_it_stopped(name):
         declared = declarations()[name]
         identity = {"stage": name, "params": values, "inputs": check_inputs(declared["deps"])}
-        state = state_path(name, {**identity, "environment": environment()})
+        whole = {**identity, "environment": environment()}
+        state = state_path(name, whole)
         state.mkdir(parents=True, exist_ok=True)
+        write_identity(state, whole)
+        identity |= go_on(state, whole)
         STATES.parent.chmod(0o700)  # DVC makes it, for its site cache, and lets everybody write there
         for left in [*_half_removed(name), *map(Path, declared["outs"])]:
             _remove(left)

@@ -1,8 +1,10 @@
+import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from pydantic import Field
 
 from triplex.runs import lock
+from triplex.runs.continuation import GO_ON_FROM
 from triplex.runs.errors import Exit, InputError, errors_in_words
 from triplex.runs.params import ComputeConfig, Section, Seed, ZeroConfig
 from triplex.runs.seeds import derive_seed
@@ -283,3 +286,48 @@ def test_another_environment_has_another_state(monkeypatch: pytest.MonkeyPatch) 
     first = fail()
     monkeypatch.setattr("triplex.runs.stage.environment", lambda: {"packages": {"torch": "3.0.0"}})
     assert fail() != first
+
+
+def with_checkpoint(**values: int) -> Path:
+    """The state folder of a run that failed after its first checkpoint."""
+    with suppress(ZeroDivisionError), run_stage("make", params(**values)) as run:
+        (run.state / "step-000001").mkdir(exist_ok=True)
+        raise ZeroDivisionError
+    return run.state
+
+
+def workers(num: int) -> Params:
+    found = params()
+    changes = {"executor": "deepspeed", "num_workers": num}
+    return found.model_copy(update={"compute": found.compute.model_copy(update=changes)})
+
+
+def test_another_number_of_workers_goes_on_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = with_checkpoint()
+    monkeypatch.setenv(GO_ON_FROM, str(left))
+    with run_stage("make", workers(2)) as run:
+        assert run.state != left
+        assert (run.state / "step-000001").is_dir()
+        Path("out.txt").write_text("x")
+    assert json.loads(Path("reports/manifests/make.json").read_text())["went_on_from"] == left.name
+    assert states() == []
+
+
+def test_without_being_asked_it_starts_anew() -> None:
+    with_checkpoint()
+    with run_stage("make", workers(2)) as run:
+        assert not (run.state / "step-000001").exists()
+        Path("out.txt").write_text("x")
+    assert "went_on_from" not in json.loads(Path("reports/manifests/make.json").read_text())
+
+
+def test_nothing_but_the_workers_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GO_ON_FROM, str(with_checkpoint(size=3)))
+    with (
+        pytest.raises(InputError, match=r"params.size was 3, is 4: only the workers may be others"),
+        run_stage("make", params(size=4)),
+    ):
+        pass
+    monkeypatch.setenv(GO_ON_FROM, ".triplex/state/none")
+    with pytest.raises(InputError, match="no state of a stage"), run_stage("make", params()):
+        pass
