@@ -25,7 +25,14 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
     torch.set_num_threads(1)
     give_back_what_is_freed()
     folder = run.state.parent
-    train("grpo", Size(1, 64, 1, 64, 16), Job(), folder / "tiny", Strategy(), Run("tiny", 7, folder / "tiny-state"))
+    train(
+        "grpo",
+        Size(1, 64, 1, 64, 16),
+        Job(),
+        folder / "tiny",
+        Strategy(),
+        Run("tiny", 7, folder / f"tiny-{strategy.rank}"),
+    )
     before = resident("VmRSS")
     layers, width, vocab, values = given["case"]
     job = Job(**values)

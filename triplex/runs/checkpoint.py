@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triplex.runs import storage
 from triplex.runs.errors import InputError
 from triplex.runs.files import atomic_folder, remove_folder, remove_strays, sha256_file, sync
 from triplex.runs.seal import sealed, unsealed
@@ -39,16 +40,20 @@ def write_checkpoint(
         (folder / MANIFEST).write_text(sealed(content), encoding="utf-8")
     if wrong := what_is_wrong(path):
         raise InputError(path, f"written, and reads back otherwise: {wrong}", "look at the disk")
+    storage.put(path, MANIFEST, KEPT)
     for old in _checkpoints(state)[:-KEPT]:
         remove_folder(old)
 
 
 def newest(state: Path) -> Path | None:
-    """The newest checkpoint in `state` that verifies; says which newer ones do not and why, and removes them."""
+    """The newest checkpoint in `state` that verifies; says which newer ones do not and why, and removes them.
+
+    Where there is none it looks into the storage of `storage.py`, if the user has named one.
+    """
     if not state.is_dir():
         return None
     remove_strays(state)
-    for path in reversed(_checkpoints(state)):
+    for path in reversed(_checkpoints(state) or storage.fetch(state, MANIFEST)):
         wrong = what_is_wrong(path)
         if wrong is None:
             return path

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from triplex.runs import interrupt, lock
+from triplex.runs import interrupt, lock, storage
 from triplex.runs.allocator import keep_freed_memory
 from triplex.runs.continuation import go_on, write_identity
 from triplex.runs.files import remove_folder, told_when_full
@@ -54,6 +54,7 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
         state.mkdir(parents=True, exist_ok=True)
         write_identity(state, whole)
         identity |= go_on(state, whole)
+        storage.check_storage(state)
         STATES.parent.chmod(0o700)  # DVC makes it, for its site cache, and lets everybody write there
         for left in [*_half_removed(name), *map(Path, declared["outs"])]:
             _remove(left)
@@ -64,6 +65,7 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
             yield Run(name=name, seed=seed, state=state)
         write_manifest(identity, declared["outs"])
         for old in states(name):
+            storage.remove(old)
             remove_folder(old)
 
 
