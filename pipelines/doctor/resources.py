@@ -1,11 +1,9 @@
 """Memory and disk that the parameters ask for, estimated before anything runs, against what this machine has.
 
-The estimate counts what grows with the parameters and adds a constant for Python and its libraries. It is held against
-the peaks in docs/results.md and the growth that `benchmarks/memory.py` measures: something to plan with, no bound.
+Training is what `pipelines/sizing.py` says; what scores beside it and a constant for Python and its libraries come on
+top. Held against the peaks in docs/results.md and what `benchmarks/memory.py` measures: to plan with, no bound.
 """
 
-import json
-import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,25 +12,16 @@ from typing import Any
 
 import psutil
 
+from pipelines import sizing
 from pipelines.doctor.finding import Finding
+from pipelines.sizing import FLOAT, Job, Shape, find_shape
 from triplex.runs.params import PARAMS_FILE, load_yaml
 
 GB = 1e9
 RUNTIME = 0.8 * GB  # Python with torch, transformers and what these import
 PLAIN_FILES = 0.05 * GB  # tables, metrics, plots, Prefect's database
-_FLOAT = 4
 _CGROUP = Path("/sys/fs/cgroup")
 _BASE = Path("models/base")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a model's memory depends on."""
-
-    num_parameters: int
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
 
 
 @dataclass(frozen=True)
@@ -40,13 +29,12 @@ class Estimate:
     """Bytes at the peak of the most hungry stage, and where they go."""
 
     weights: float
-    logits: float
-    activations: float
+    passes: float
 
     @property
     def total(self) -> float:
         """All of it, with the runtime."""
-        return RUNTIME + self.weights + self.logits + self.activations
+        return RUNTIME + self.weights + self.passes
 
 
 def memory() -> Iterator[Finding]:
@@ -59,8 +47,7 @@ def memory() -> Iterator[Finding]:
         yield Finding(
             "too little memory", f"{there / GB:.1f} GB available",
             f"about {need.total / GB:.1f} GB needed: {RUNTIME / GB:.1f} for Python and its libraries, "
-            f"{need.weights / GB:.1f} for weights, gradients and Adam, {need.logits / GB:.1f} for logits, "
-            f"{need.activations / GB:.1f} for activations",
+            f"{need.weights / GB:.1f} for weights, gradients and Adam, {need.passes / GB:.1f} for passes",
             "lower perplexity.max_tokens_per_batch and train.max_tokens_per_pass, or the model",
         )  # fmt: skip
 
@@ -94,21 +81,21 @@ def told() -> str:
 
 
 def memory_estimate(params: dict[str, Any], shape: Shape) -> Estimate:
-    """The peak of the train stages: the policy with gradients and Adam, its reference, the scorer, the classifier.
-
-    Logits: three times those of a pass (logits, log-softmax, gradient); scoring never holds them whole. Activations:
-    per token 12 vectors of the hidden size in each layer for the backward pass, 16 in one layer for scoring.
-    """
-    train, score = params["train"]["max_tokens_per_pass"], params["perplexity"]["max_tokens_per_batch"]
-    weights = _FLOAT * shape.num_parameters * (1 + 1 + 2 + 1 + 1 + 1)
-    logits = _FLOAT * shape.vocab_size * 3 * train
-    activations = _FLOAT * shape.hidden_size * (12 * shape.num_layers * train + 16 * score)
-    return Estimate(weights, logits, activations)
+    """The peak of the train stages: what `sizing` has for passes full of responses, and the scorer and a classifier."""
+    train = params["train"]
+    job = Job(
+        num_sequences=train["batch_size"], prompt_tokens=0, new_tokens=train["max_new_tokens"],
+        tokens_per_pass=train["max_tokens_per_pass"],
+    )  # fmt: skip
+    found = sizing.memory(shape, job)
+    stays = sum(found.stays.values())
+    scoring = FLOAT * params["perplexity"]["max_tokens_per_batch"] * (4 * shape.hidden_size + 2 * shape.ffn_size)
+    return Estimate(stays + 2 * FLOAT * shape.num_parameters, found.peak - stays + scoring)
 
 
 def disk_estimate(shape: Shape) -> float:
     """Bytes of a whole run: base, SFT, reward and two policies twice, three checkpoints of weights and Adam."""
-    weights = _FLOAT * shape.num_parameters
+    weights = FLOAT * shape.num_parameters
     return 2 * 5 * weights + 3 * 3 * weights + PLAIN_FILES
 
 
@@ -122,26 +109,12 @@ def available_memory() -> float:
 
 
 def scratch_shape(model: dict[str, Any]) -> Shape:
-    """The shape of `base.model` with `kind: scratch`: embeddings, and 12 squares of the hidden size a layer."""
-    hidden, layers, vocab = model["hidden_size"], model["num_layers"], model["vocab_size"]
-    return Shape((vocab + model["max_positions"]) * hidden + 12 * layers * hidden**2, vocab, hidden, layers)
-
-
-def folder_shape(folder: Path) -> Shape:
-    """The shape of a Hugging Face folder of safetensors, from its config and the headers of its weights."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    hidden, layers = (config.get(new, config.get(old)) for new, old in _NAMES)
-    return Shape(sum(map(_parameters, folder.glob("*.safetensors"))), config["vocab_size"], hidden, layers)
-
-
-_NAMES = (("hidden_size", "n_embd"), ("num_hidden_layers", "n_layer"))
-
-
-def _parameters(path: Path) -> int:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    """The shape of `base.model` with `kind: scratch`, which `build_causal_lm` builds."""
+    hidden, heads, is_gpt2 = model["hidden_size"], model["num_heads"], model["architecture"] == "gpt2"
+    return Shape(
+        model["num_layers"], hidden, heads, heads, 4 * hidden if is_gpt2 else 8 * hidden // 3, model["vocab_size"],
+        is_gated=not is_gpt2, is_tied=True, num_positions=model["max_positions"] if is_gpt2 else 0,
+    )  # fmt: skip
 
 
 def _shape() -> Shape | None:
@@ -150,4 +123,4 @@ def _shape() -> Shape | None:
     if model["kind"] == "scratch":
         return scratch_shape(model)
     folder = Path(model["path"]).expanduser() if model["kind"] == "folder" else _BASE
-    return folder_shape(folder) if (folder / "config.json").is_file() else None
+    return find_shape(str(folder)) if (folder / "config.json").is_file() else None

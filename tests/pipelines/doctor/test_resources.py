@@ -9,18 +9,17 @@ from pipelines.doctor import resources
 from pipelines.doctor.resources import (
     GB,
     RUNTIME,
-    Shape,
     disk,
     disk_estimate,
-    folder_shape,
     memory,
     memory_estimate,
     scratch_shape,
     told,
 )  # fmt: skip
+from pipelines.sizing import find_shape
 from tests.pipelines.conftest import ROOT
 from triplex.models.saving import save_model
-from triplex.models.scratch import ScratchConfig
+from triplex.models.scratch import ScratchConfig, build_causal_lm
 from triplex.runs.params import load_yaml
 
 #: peak memory of the hungriest stage in MB, from docs/results.md, which `python -m benchmarks.pipeline` prints
@@ -54,22 +53,26 @@ def test_the_estimate_is_near_the_measured_peak(name: str) -> None:
 @pytest.mark.parametrize("size", GROWN_MB)
 def test_the_estimate_grows_as_training_does(size: tuple[int, int, int, int]) -> None:
     layers, hidden, vocab, tokens = size
-    shape = scratch_shape({"hidden_size": hidden, "num_layers": layers, "vocab_size": vocab, "max_positions": 64})
-    params = {"train": {"max_tokens_per_pass": tokens}, "perplexity": {"max_tokens_per_batch": 0}}
+    model = {"hidden_size": hidden, "num_layers": layers, "vocab_size": vocab, "max_positions": 64, "num_heads": 4}
+    shape = scratch_shape(model | {"architecture": "gpt2"})
+    train = {"max_tokens_per_pass": tokens, "batch_size": 16, "max_new_tokens": 32}
+    params = {"train": train, "perplexity": {"max_tokens_per_batch": 0}}
     rewards = 2 * 4 * shape.num_parameters  # the scorer and the classifier, which this training does without
     grown = memory_estimate(params, shape).total - RUNTIME - rewards
     assert grown == pytest.approx(GROWN_MB[size] * 1e6, rel=0.25)
 
 
-def test_a_shape_is_that_of_the_model(tmp_path: Path, tiny_lm: Any, tiny_tokenizer: Any) -> None:
-    save_model(tmp_path / "model", tiny_lm(), tiny_tokenizer)
-    shape = folder_shape(tmp_path / "model")
-    assert shape == Shape(sum(p.numel() for p in tiny_lm().parameters()), 320, 32, 2)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_shape_is_that_of_the_model(architecture: str, tmp_path: Path, tiny_tokenizer: Any) -> None:
     config = ScratchConfig(
-        kind="scratch", architecture="gpt2", vocab_size=320, hidden_size=32, num_layers=2, num_heads=2,
-        max_positions=64,
+        kind="scratch", architecture=architecture, vocab_size=len(tiny_tokenizer), hidden_size=32, num_layers=2,
+        num_heads=2, max_positions=64,
     )  # fmt: skip
-    assert scratch_shape(config.model_dump()).num_parameters == pytest.approx(shape.num_parameters, rel=0.05)
+    model = build_causal_lm(config, tiny_tokenizer)
+    save_model(tmp_path / "model", model, tiny_tokenizer)
+    shape = scratch_shape(config.model_dump())
+    assert shape == find_shape(str(tmp_path / "model"))
+    assert shape.num_parameters == sum(p.numel() for p in model.parameters() if p.dim() > 1)
 
 
 def test_a_model_that_fits_is_no_finding() -> None:
