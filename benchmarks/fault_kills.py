@@ -2,12 +2,14 @@
 
     python -m benchmarks.fault_kills --kills 20
     python -m benchmarks.fault_kills --kills 2 --targets sft train@ppo --reference FOLDER
+    python -m benchmarks.fault_kills --kills 20 --targets train@ppo --executor ray
 
 Copies the project, runs the tiny preset once undisturbed (or takes FOLDER, where that was done), and for each target
 starts from where all before it has run. A target is a stage, of which one of the processes is killed, `dvc` or `flow`
 (`python -m pipelines run`), which are killed alone while the whole pipeline runs. Each start is killed at a time drawn
-uniformly from the target's running time; after a kill the next start is killed again or left alone, by a coin. Prints
-Markdown.
+uniformly from the target's running time; after a kill the next start is killed again or left alone, by a coin. With
+--executor two workers share the tiny preset's trainings at ZeRO 2, and a worker, Ray's daemon or torchrun may be the
+one that is killed. Prints Markdown.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import psutil
 
+from pipelines.overrides import apply
 from triplex.runs.errors import Exit
 from triplex.runs.manifest import declarations
 
@@ -35,6 +38,7 @@ DVC, FLOW = "dvc", "flow"
 PATIENCE_SECONDS = 1200.0
 _LINGER_SECONDS = 10.0
 _LOCK = "dvc.lock"
+_WORKERS = ("torch.distributed.run", "triplex.distributed.worker", "ray::RayTrainWorker", "ray::MapWorker", "raylet")
 
 
 @dataclass
@@ -55,10 +59,11 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=[*STAGES, DVC, FLOW], default=[*STAGES, DVC, FLOW])
     parser.add_argument("--reference", type=Path, help="a copy of the project in which the tiny preset has run")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--executor", choices=["local", "ray", "deepspeed"], default="local")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))  # so that it leaves nothing running either
     with tempfile.TemporaryDirectory(prefix="triplex-kills-") as folder:
-        reference = options.reference or make_reference(Path(folder) / "reference")
+        reference = options.reference or make_reference(Path(folder) / "reference", options.executor)
         outcomes = {}
         for target in options.targets:
             draw = random.Random(f"{options.seed} {target}")
@@ -69,7 +74,7 @@ def main() -> None:
         sys.exit(Exit.FAILED)
 
 
-def make_reference(folder: Path) -> Path:
+def make_reference(folder: Path, executor: str = "local") -> Path:
     """The project as git would clone it, with the tiny preset, committed, after `dvc repro`."""
     listing = ["git", "ls-files", "-coz", "--exclude-standard"]
     names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
@@ -78,6 +83,9 @@ def make_reference(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, folder / name)
     shutil.copy("presets/tiny.yaml", folder / "params.yaml")
+    if executor != "local":
+        values = {"executor": executor, "num_workers": 2, "threads": 1, "deepspeed.zero_stage": 2}
+        apply({f"compute.{name}": value for name, value in values.items()}, folder / "params.yaml")
     who = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
     for command in (["git", "init", "-q"], ["git", "add", "."], ["git", *who, "commit", "-qm", "tiny"]):
         subprocess.run(command, cwd=folder, check=True)
@@ -183,12 +191,13 @@ class Kills:
         return found
 
     def _victims(self, process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-        """The processes of the stage, without what it has started."""
+        """The processes of the stage and the workers that it shares its training with, without what else it starts."""
         module, found = f"stages.{self.target.partition('@')[0]}", []
         with suppress(psutil.NoSuchProcess):
             for child in psutil.Process(process.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
-                    if child.cmdline()[1:3] == ["-m", module]:
+                    words = child.cmdline()
+                    if words[1:3] == ["-m", module] or any(name in word for word in words for name in _WORKERS):
                         found.append(child)
         return found
 
