@@ -38,18 +38,18 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     host, port = server.get_host_and_port()
     values = {
         "AWS_ACCESS_KEY_ID": "toy", "AWS_SECRET_ACCESS_KEY": "toy", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", STORAGE: "s3://triplex/checkpoints",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", STORAGE: "s3://machines/checkpoints",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     client = boto3.client("s3")
-    client.create_bucket(Bucket="triplex")
+    client.create_bucket(Bucket="machines")
     fsspec.filesystem("s3", skip_instance_cache=True).invalidate_cache()
     try:
         yield client
     finally:
         for key in keys(client):
-            client.delete_object(Bucket="triplex", Key=f"checkpoints/{key}")  # servers of one process share their store
+            client.delete_object(Bucket="machines", Key=f"checkpoints/{key}")  # servers of one process share their store
         fsspec.filesystem("s3").clear_instance_cache()
         server.stop()
 
@@ -73,7 +73,7 @@ def train(model: Any, state: Path, stop_at: int | None = None) -> dict[str, torc
 
 
 def keys(client: Any) -> set[str]:
-    found = client.list_objects_v2(Bucket="triplex").get("Contents", [])
+    found = client.list_objects_v2(Bucket="machines").get("Contents", [])
     return {entry["Key"].removeprefix("checkpoints/") for entry in found}
 
 
@@ -101,11 +101,11 @@ def test_what_is_half_there_or_damaged_is_not_gone_on_from(
         train(tiny_lm(), state, stop_at=7)
     shutil.rmtree(state)
     state.mkdir()
-    s3.delete_object(Bucket="triplex", Key="checkpoints/sft-0123/step-000006/manifest.json")
+    s3.delete_object(Bucket="machines", Key="checkpoints/sft-0123/step-000006/manifest.json")
     assert newest(state) == state / "step-000004"
     shutil.rmtree(state)
     state.mkdir()
-    s3.put_object(Bucket="triplex", Key="checkpoints/sft-0123/step-000004/state.json", Body=b"{}")
+    s3.put_object(Bucket="machines", Key="checkpoints/sft-0123/step-000004/state.json", Body=b"{}")
     assert newest(state) is None
     assert "step-000004 skipped: state.json has 2 bytes" in capsys.readouterr().err
 
