@@ -1,6 +1,7 @@
 """The frame around a stage: one at a time, from verified inputs, in a state of its own, a manifest at the end."""
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -59,6 +60,8 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
         for left in [*_half_removed(name), *map(Path, declared["outs"])]:
             _remove(left)
         seed = derive_seed(values["seed"], name)
+        if not torch.cuda.is_available():  # or DeepSpeed, which transformers imports where it is, warns that it sees none
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         keep_freed_memory()
         seed_everything(seed, values["compute"]["threads"])
         with told_when_full(state), _memory_in_words():
