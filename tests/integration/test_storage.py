@@ -48,8 +48,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     try:
         yield client
     finally:
-        for key in keys(client):
-            client.delete_object(Bucket="machines", Key=f"checkpoints/{key}")  # servers of one process share their store
+        for key in keys(client):  # servers of one process share their store
+            client.delete_object(Bucket="machines", Key=f"checkpoints/{key}")
         fsspec.filesystem("s3").clear_instance_cache()
         server.stop()
 

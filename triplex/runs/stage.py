@@ -60,7 +60,7 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
         for left in [*_half_removed(name), *map(Path, declared["outs"])]:
             _remove(left)
         seed = derive_seed(values["seed"], name)
-        if not torch.cuda.is_available():  # or DeepSpeed, which transformers imports where it is, warns that it sees none
+        if not torch.cuda.is_available():  # of which DeepSpeed, where it is installed, would warn in every stage
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         keep_freed_memory()
         seed_everything(seed, values["compute"]["threads"])
