@@ -18,7 +18,7 @@ help:
 	install -d -m 700 .triplex  # DVC would make its site cache, which lies here, world-writable
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m compileall -q -j 0 .venv/lib || true  # a start of dvc takes a third of the time
+	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # Triton has files of later Pythons; a start of dvc takes a third of the time
 	touch $@
 
 run: .venv/installed

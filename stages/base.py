@@ -1,5 +1,6 @@
 """base: the language model that everything starts from, as a Hugging Face folder."""
 
+import triplex.runs.starting  # noqa: I001  (before all that takes time)
 from pathlib import Path
 from typing import Any
 

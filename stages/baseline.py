@@ -1,5 +1,6 @@
 """baseline: human references under the frozen scorer, level by level, and the noise of these numbers."""
 
+import triplex.runs.starting  # noqa: I001  (before all that takes time)
 from collections.abc import Iterator
 from heapq import nsmallest
 from pathlib import Path

@@ -1,5 +1,6 @@
 """evaluate: base, SFT and every tuned policy on the same held-out prompts."""
 
+import triplex.runs.starting  # noqa: I001  (before all that takes time)
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,5 +1,6 @@
 """plot: the pictures and the report of a run."""
 
+import triplex.runs.starting  # noqa: I001  (before all that takes time)
 import json
 from pathlib import Path
 

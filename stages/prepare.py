@@ -1,5 +1,6 @@
 """prepare: the source named in params.yaml as the five tables of the pipeline and their data card."""
 
+import triplex.runs.starting  # noqa: I001  (before all that takes time)
 from pathlib import Path
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)

@@ -1,5 +1,6 @@
 """reward: what the policies will be paid for, as a folder that stands alone."""
 
+import triplex.runs.starting  # noqa: I001  (before all that takes time)
 from pathlib import Path
 from shutil import copyfile
 from typing import Any

@@ -1,5 +1,6 @@
 """sft: the base model fine-tuned to complete prompts."""
 
+import triplex.runs.starting  # noqa: I001  (before all that takes time)
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,6 @@
 """train@ppo, train@grpo, ...: the SFT model tuned by reinforcement learning."""
 
+import triplex.runs.starting  # noqa: I001  (before all that takes time)
 import os
 from collections.abc import Sequence
 from pathlib import Path

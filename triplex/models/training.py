@@ -157,6 +157,8 @@ class SupervisedTrainer:
                 raise InputError(path, what, f"remove {self.state} to start again")
         self.strategy.load(load_file(path / MODEL), load_file(path / OPTIMIZER))
         self.losses = json.loads((path / STATE).read_text(encoding="utf-8"))["losses"]
+        if self.strategy.is_first:
+            print(f"{self.name}: goes on after step {len(self.losses)} of {self.num_steps}", flush=True)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -75,6 +75,8 @@ def load_checkpoint(trainer: "Trainer") -> None:
     if "sampled" in state:
         sampled = _sampled(load_file(path / SAMPLED), state["sampled"], trainer.device)
     trainer.place = Place(state["step"], sampled, state["descents"], state["sums"])
+    if trainer.strategy.is_first:
+        print(f"{trainer.run.name}: goes on after step {state['step']} of {trainer.config.num_steps}", flush=True)
 
 
 def _identity(trainer: "Trainer") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: a training loop writes a checkpoint first, everything else ends at once."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def deferred() -> Iterator[None]:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _requested
-    _requested = number
+    first, _requested = _requested is None, number
     if not _deferred:
         raise Interrupted(number)
+    if first:
+        os.write(2, b"stopping where it can go on from, with a checkpoint\n")
