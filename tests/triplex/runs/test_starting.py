@@ -21,6 +21,7 @@ time.sleep(60)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_in_a_line_with_the_signals_code(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/__init__.py").touch()
     (tmp_path / "stages/slow.py").write_text(STAGE)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "stages.slow"]
