@@ -107,6 +107,8 @@ def _told_how_it_stopped(name: str) -> Iterator[None]:
         by, progress = signal.Signals(stop.signal).name, lock.last_beat().progress()
         how = f"stopped by {by} at {progress}" if progress else f"stopped by {by}"
         print(f"stage {name}: {how}, state kept; run again to go on", file=sys.stderr, flush=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # a second one would only stop what libraries do at the end
         raise
 
 
