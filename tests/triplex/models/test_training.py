@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import get_cosine_schedule_with_warmup
 
+from triplex.models import training
 from triplex.models.lora import with_adapters, without_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.models.packing import Example, collate, next_token_loss, pack
@@ -136,7 +137,8 @@ def test_resumed_with_dropout_is_uninterrupted(tmp_path: Path, tiny_lm: Callable
     assert equal(weights(whole), weights(resumed))
 
 
-EVERY_STEP = OPTIM.model_copy(update={"checkpoint_every": 1})
+#: 12 steps, three epochs of which each ends in a smaller batch
+EVERY_STEP = OPTIM.model_copy(update={"checkpoint_every": 1, "num_epochs": 3})
 
 
 def dropping(tiny_lm: Callable[..., Any], rate: float) -> Any:
@@ -151,10 +153,10 @@ def dropping(tiny_lm: Callable[..., Any], rate: float) -> Any:
 def test_killed_after_any_step_again_and_again_it_is_uninterrupted(
     tmp_path: Path, tiny_lm: Callable[..., Any], rate: float
 ) -> None:
-    """Through the ends of both epochs and their smaller last batches: weights, loss and the digests of each step."""
+    """After each of steps 1 to 11 of 12, every start going on from the one before: weights, loss and digests."""
     whole, state = dropping(tiny_lm, rate), tmp_path / "state"
     loss = train(whole, tmp_path / "whole", optim=EVERY_STEP)
-    for step in range(1, 8):
+    for step in range(1, 12):
         die_after(dropping(tiny_lm, rate), state, 1, optim=EVERY_STEP)
         assert newest(state) == state / f"step-{step:06d}"
         torch.rand(step)
@@ -225,6 +227,21 @@ def test_each_part_of_the_state_is_needed(
     resumed = dropping(tiny_lm, 0.1)
     train(resumed, state)
     assert equal(weights(whole), weights(resumed)) != is_seen
+
+
+@pytest.mark.parametrize("what", ["dropout", "order"])
+def test_without_the_randomness_of_the_step_the_run_is_another(
+    tmp_path: Path, tiny_lm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The control of the tests above: draws that are no function of the step show in the weights."""
+    whole, state = dropping(tiny_lm, 0.1), tmp_path / "state"
+    train(whole, tmp_path / "whole")
+    die_after(dropping(tiny_lm, 0.1), state, 5)
+    real = training.derive_seed
+    monkeypatch.setattr(training, "derive_seed", lambda *parts: real(*parts, "lost") if what in parts else real(*parts))
+    resumed = dropping(tiny_lm, 0.1)
+    train(resumed, state)
+    assert not equal(weights(whole), weights(resumed))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
