@@ -4,7 +4,6 @@ A stage calls `run_workers` with what its `work` needs; JSON, since a worker may
 Workers share the project's folder with the stage, by a network drive where there are several machines.
 """
 
-import json
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from triplex.distributed.strategy import Strategy
-from triplex.distributed.worker import ERROR, STOP
+from triplex.distributed.worker import ERROR, STOP, told
 from triplex.runs import interrupt
 from triplex.runs.errors import InputError
 from triplex.runs.files import write_text
@@ -62,8 +61,7 @@ def run_workers(compute: ComputeConfig, module: str, given: dict[str, Any], run:
         while not job.wait(_LOOK_SECONDS):
             if asked := interrupt.requested():
                 write_text(run.state / STOP, str(int(asked)))
-        error = run.state / ERROR
-        if error.is_file():
-            raise InputError(*json.loads(error.read_text(encoding="utf-8")))
+        if error := told(run.state / ERROR):
+            raise error
         if not interrupt.requested():
             job.check()

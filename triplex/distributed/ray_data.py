@@ -1,6 +1,5 @@
 """Chunks of a table through a pool of actors, by Ray Data: streamed, in order."""
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ import pyarrow as pa
 
 from triplex.distributed.chunks import mapper_of
 from triplex.distributed.ray import cluster, import_ray
+from triplex.distributed.worker import tell, told
 from triplex.runs.errors import InputError
-from triplex.runs.files import write_text
 from triplex.runs.params import ComputeConfig
 
 
@@ -34,8 +33,8 @@ def map_numbers(compute: ComputeConfig, task: dict[str, Any], num_chunks: int) -
         try:
             yield from made.iter_batches(batch_size=None, batch_format="pyarrow")
         except ray.exceptions.RayTaskError:
-            if error.is_file():
-                raise InputError(*json.loads(error.read_text(encoding="utf-8"))) from None
+            if found := told(error):
+                raise found from None
             raise
 
 
@@ -50,5 +49,5 @@ class Actor:
         try:
             return self._mapper(numbers["chunk"][0].as_py())
         except InputError as error:
-            write_text(self._error, json.dumps([error.where, error.what, error.remedy]))
+            tell(self._error, error)
             raise

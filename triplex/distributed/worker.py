@@ -42,8 +42,18 @@ def work(task: dict[str, Any]) -> None:
     except Interrupted:
         return
     except InputError as error:
-        write_text(run.state / ERROR, json.dumps([error.where, error.what, error.remedy]))
+        tell(run.state / ERROR, error)
         raise
+
+
+def tell(path: Path, error: InputError) -> None:
+    """Write down what a worker has found wrong: between processes its type would be lost."""
+    write_text(path, json.dumps([error.where, error.what, error.remedy]))
+
+
+def told(path: Path) -> InputError | None:
+    """What a worker has written there, if any."""
+    return InputError(*json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def make_strategy(compute: ComputeConfig) -> Strategy:

@@ -53,6 +53,7 @@ class SupervisedTrainer:
         self._learner = self.strategy.prepare(model, self.optimizer, config.max_grad_norm)
         self.losses: list[float] = []  # of the steps done
         self._digests = DigestRows(state)
+        self._order = -1, torch.empty(0)  # an epoch and its permutation
 
     def train(self) -> float:
         """All steps, from the newest checkpoint if there is one; returns the mean loss of the last tenth of them.
@@ -105,10 +106,11 @@ class SupervisedTrainer:
     def _batch(self, step: int) -> list[Any]:
         """The rows of a step: an epoch is a permutation, cut."""
         epoch, place = divmod(step, self.batches_an_epoch)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        order = torch.randperm(len(self.rows), generator=generator).tolist()
-        size = self.config.batch_size
-        return [self.rows[i] for i in order[place * size : (place + 1) * size]]
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+            self._order = epoch, torch.randperm(len(self.rows), generator=generator)
+        chosen = self._order[1].split(self.config.batch_size)[place]
+        return [self.rows[i] for i in chosen.tolist()]
 
     def _learning_rate(self, step: int) -> float:
         """Linear up to the configured one, then a cosine that would be 0 after the last step."""
