@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, get_layer_types_and_kwargs
 
+from triplex.models import captured_step
 from triplex.models.attention import NAME
+from triplex.models.captured_step import CapturedStep
 from triplex.models.causal import position_ids
 from triplex.runs.errors import InputError
 
@@ -30,6 +32,7 @@ class BufferedLayer(CacheLayerMixin):
     def __init__(self) -> None:
         super().__init__()
         self.length = 0
+        self.place: Tensor | None = None  # (1,) where a captured step writes; it reads the buffers in whole
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take the prompts' (B, K, P, D)."""
@@ -37,6 +40,10 @@ class BufferedLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """All keys and all values up to the new ones (N, K, new, D), which are written behind the others."""
+        if self.place is not None:
+            self.keys.index_copy_(2, self.place, key_states)
+            self.values.index_copy_(2, self.place, value_states)
+            return self.keys, self.values
         start, self.length = self.length, self.length + key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -50,7 +57,7 @@ class BufferedLayer(CacheLayerMixin):
 
         def copied(prompts: Tensor) -> Tensor:
             num, heads, length, width = prompts.shape
-            buffer = prompts.new_empty(num * group_size, heads, length + max_new_tokens, width)
+            buffer = prompts.new_zeros(num * group_size, heads, length + max_new_tokens, width)
             buffer.unflatten(0, (num, group_size))[:, :, :, :length] = prompts[:, None]
             return buffer
 
@@ -83,7 +90,8 @@ class HuggingFaceDecoder:
     """The `Decoder` of a transformers causal language model whose layers all attend; else an InputError.
 
     A mask is built once for all steps. Where no prompt is padded the model needs none; where a window or a chunk hides
-    positions, the model makes its own, step by step, from the padding.
+    positions, the model makes its own, step by step, from the padding. On CUDA steps are captured (`CapturedStep`)
+    where one mask serves them all.
     """
 
     def __init__(
@@ -102,6 +110,8 @@ class HuggingFaceDecoder:
         self._layers = [BufferedLayer() for _ in kinds]
         self._cache = Cache(layers=list(self._layers))
         self._num_steps = 0
+        self._captures = self._takes_whole_mask and prompt_ids.device.type in captured_step.DEVICES
+        self._captured: CapturedStep | None = None
 
     @torch.inference_mode()
     def prefill(self) -> Tensor:
@@ -122,6 +132,9 @@ class HuggingFaceDecoder:
         """(N, H) states after one more token (N,) in each row."""
         place = self._num_steps
         self._num_steps += 1
+        if self._captures:
+            self._captured = self._captured or self._capture(place)
+            return self._captured(tokens)
         seen = None  # all, which transformers then need not find out
         if self._is_padded or not self._hidden_by_none:
             seen = self._mask[:, : self._ids.shape[1] + self._num_steps]
@@ -134,9 +147,21 @@ class HuggingFaceDecoder:
         for layer in self._layers:
             layer.keep(rows)
         self._mask = self._mask[rows]
+        self._captured = None
         if self._is_padded:
             self._positions = self._positions[rows]
             self._look_for_padding()
+
+    def _capture(self, num_steps: int) -> CapturedStep:
+        """The steps after `num_steps`, of the rows that are there."""
+        start, num_rows = self._ids.shape[1] + num_steps, len(self._mask)
+        place = torch.tensor([start], device=self._mask.device)
+        for layer in self._layers:
+            layer.place, layer.length = place, self._mask.shape[1]
+        seen = self._mask.clone()
+        seen[:, start:] = False
+        positions = self._positions[:, num_steps : num_steps + 1].expand(num_rows, -1).clone()
+        return CapturedStep(self._forward, seen, positions, place)
 
     def _look_for_padding(self) -> None:
         self._is_padded = not bool(self._mask.all())

@@ -15,7 +15,9 @@ from triplex.runs.errors import InputError
 
 _BLOCK = 64  # tokens whose probabilities are added up before a token is looked for among them
 _LARGEST_U = 1 - 2**-53  # the float64 before 1
-_LEAVE_AT = 8  # rows leave the batch when one in so many has ended: moving the others' cache costs about a token
+# rows leave the batch when one in so many has ended: moving the others' cache costs about a token, and on CUDA their
+# steps are captured anew
+_LEAVE_AT, _LEAVE_AT_ON_CUDA = 8, 2
 
 
 class Responses(NamedTuple):
@@ -110,7 +112,8 @@ def sample_responses(
 ) -> Responses:
     """G = group_size responses for each prompt, from the full distribution; seeds has one entry a response (B*G).
 
-    Each prompt is read once for its whole group. Rows that have ended leave the batch, an eighth of it at a time.
+    Each prompt is read once for its whole group. Rows that have ended leave the batch, an eighth of it at a time, on
+    CUDA a half.
     `value_head` maps states (N, H) to values (N,) or (N, 1); they cost no pass of their own.
     """
     num, device = len(seeds), prompt_ids.device
@@ -119,6 +122,7 @@ def sample_responses(
     ids = torch.full((max_new_tokens, num), pad_id, device=device)  # a step a row: written side by side
     logprobs, values = torch.zeros(max_new_tokens, num, device=device), torch.zeros(max_new_tokens, num, device=device)
     ended = torch.zeros(num, dtype=torch.bool, device=device)
+    leave_at = _LEAVE_AT_ON_CUDA if device.type == "cuda" else _LEAVE_AT
     rows: Tensor | slice = slice(None)  # those still in the batch
 
     decoder = lm.decoder(prompt_ids, prompt_mask, group_size, max_new_tokens)
@@ -133,7 +137,7 @@ def sample_responses(
         num_ended = int(ended.sum())
         if num_ended == len(tokens) or t + 1 == max_new_tokens:
             break
-        if num_ended * _LEAVE_AT >= len(tokens):
+        if num_ended * leave_at >= len(tokens):
             alive = (~ended).nonzero().squeeze(1)
             decoder.keep(alive)
             rows = alive if isinstance(rows, slice) else rows[alive]
