@@ -1,10 +1,11 @@
-"""A small reward in its folders, as the pipeline's stages leave it, and the tiny model that it is scored by."""
+"""A small reward in its folders, as the pipeline's stages leave it, with its scorer; an S3 server on loopback."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from triplex.models.saving import save_model
 from triplex.perplexity.baselines import (
@@ -61,3 +62,18 @@ def reward(model_folder: Path) -> CompositeReward:
     spec = {"config": CONFIG, "perplexity": PERPLEXITY, "accuracy": {}, "calibration": {}}
     save_spec(root / "reward", RewardSpec.model_validate(spec))
     return load_reward(root / "reward", model_folder, root / "baselines.parquet", "float32")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an S3 server, whose credentials are in the environment."""
+    credentials = {"AWS_ACCESS_KEY_ID": "toy", "AWS_SECRET_ACCESS_KEY": "toy", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in credentials.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()

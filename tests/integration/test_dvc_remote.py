@@ -1,12 +1,10 @@
 """A DVC remote in S3, on loopback: what was pushed comes back byte for byte after cache and workspace are lost."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipelines.doctor.lock_file import broken_lock
 from pipelines.doctor.objects import corrupt_objects
@@ -14,25 +12,15 @@ from pipelines.doctor.remote import unreachable_remotes
 from tests.pipelines.doctor.conftest import changed, contents, dvc, finished, finished_once, rot
 
 __all__ = ["finished", "finished_once"]
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "toy", "AWS_SECRET_ACCESS_KEY": "toy", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture
-def store(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def store(finished: Path, s3: str) -> str:
     """The URL of an S3 server that is the default remote of the current project."""
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
-        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="triplex")
-        dvc("remote", "add", "--default", "store", "s3://triplex/runs")
-        dvc("remote", "modify", "store", "endpointurl", url)
-        yield url
-    finally:
-        server.stop()
+    boto3.client("s3", endpoint_url=s3).create_bucket(Bucket="triplex")
+    dvc("remote", "add", "--default", "store", "s3://triplex/runs")
+    dvc("remote", "modify", "store", "endpointurl", s3)
+    return s3
 
 
 def lose_everything() -> None:

@@ -10,7 +10,6 @@ import boto3
 import fsspec
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from triplex.models.optim import OptimConfig
 from triplex.models.packing import Example, collate, next_token_loss, pack
@@ -31,27 +30,16 @@ class StopError(Exception):
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of a server whose bucket is the storage."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ACCESS_KEY_ID": "toy", "AWS_SECRET_ACCESS_KEY": "toy", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", STORAGE: "s3://machines/checkpoints",
-    }  # fmt: skip
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of the server whose bucket is the storage."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv(STORAGE, "s3://machines/checkpoints")
     client = boto3.client("s3")
     client.create_bucket(Bucket="machines")
-    fsspec.filesystem("s3", skip_instance_cache=True).invalidate_cache()
-    try:
-        yield client
-    finally:
-        for key in keys(client):  # servers of one process share their store
-            client.delete_object(Bucket="machines", Key=f"checkpoints/{key}")
-        fsspec.filesystem("s3").clear_instance_cache()
-        server.stop()
+    yield client
+    for key in keys(client):  # servers of one process share their store
+        client.delete_object(Bucket="machines", Key=f"checkpoints/{key}")
+    fsspec.filesystem("s3").clear_instance_cache()
 
 
 def train(model: Any, state: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
@@ -78,12 +66,12 @@ def keys(client: Any) -> set[str]:
 
 
 def test_a_machine_that_has_nothing_goes_on_from_the_storage(
-    s3: Any, tmp_path: Path, tiny_lm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bucket: Any, tmp_path: Path, tiny_lm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = tmp_path / "sft-0123"
     with pytest.raises(StopError):
         train(tiny_lm(), state, stop_at=5)
-    assert {key.split("/")[1] for key in keys(s3)} == {"step-000002", "step-000004", "digests.jsonl"}
+    assert {key.split("/")[1] for key in keys(bucket)} == {"step-000002", "step-000004", "digests.jsonl"}
     shutil.rmtree(state)
     found = train(tiny_lm(seed=99), state)
     rows = (state / "digests.jsonl").read_bytes()
@@ -94,29 +82,29 @@ def test_a_machine_that_has_nothing_goes_on_from_the_storage(
 
 
 def test_what_is_half_there_or_damaged_is_not_gone_on_from(
-    s3: Any, tmp_path: Path, tiny_lm: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    bucket: Any, tmp_path: Path, tiny_lm: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = tmp_path / "sft-0123"
     with pytest.raises(StopError):
         train(tiny_lm(), state, stop_at=7)
     shutil.rmtree(state)
     state.mkdir()
-    s3.delete_object(Bucket="machines", Key="checkpoints/sft-0123/step-000006/manifest.json")
+    bucket.delete_object(Bucket="machines", Key="checkpoints/sft-0123/step-000006/manifest.json")
     assert newest(state) == state / "step-000004"
     shutil.rmtree(state)
     state.mkdir()
-    s3.put_object(Bucket="machines", Key="checkpoints/sft-0123/step-000004/state.json", Body=b"{}")
+    bucket.put_object(Bucket="machines", Key="checkpoints/sft-0123/step-000004/state.json", Body=b"{}")
     assert newest(state) is None
     assert "step-000004 skipped: state.json has 2 bytes" in capsys.readouterr().err
 
 
 def test_when_the_run_has_ended_well_nothing_is_left_there(
-    s3: Any, tmp_path: Path, tiny_lm: Callable[..., Any]
+    bucket: Any, tmp_path: Path, tiny_lm: Callable[..., Any]
 ) -> None:
     train(tiny_lm(), tmp_path / "sft-0123")
-    assert keys(s3)
+    assert keys(bucket)
     remove(tmp_path / "sft-0123")
-    assert keys(s3) == set()
+    assert keys(bucket) == set()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +116,7 @@ def test_when_the_run_has_ended_well_nothing_is_left_there(
     ],
 )
 def test_a_storage_that_cannot_be_written_is_told_before_any_work(
-    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str
 ) -> None:
     monkeypatch.setenv(STORAGE, url)
     with pytest.raises(InputError, match=rf"environment: {STORAGE} = {url}: {message}"):

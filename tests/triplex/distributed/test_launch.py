@@ -1,6 +1,5 @@
 """The same training in one process and in several: real torchrun, real Ray, real DeepSpeed."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,36 +7,20 @@ from typing import Any
 
 import pytest
 
-from triplex.distributed.launch import run_workers
-from triplex.models.saving import save_model
 from triplex.runs import interrupt
 from triplex.runs.errors import InputError
-from triplex.runs.params import ComputeConfig
-from triplex.runs.stage import Run
 
 LOCAL, TORCHRUN, RAY = ("local", 1, 0), ("deepspeed", 2, 0), ("ray", 2, 2)
 Train = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
-def train(tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> Train:
-    """`train("ppo", ("deepspeed", 2, 0), kill_at=3)`: what each worker has seen of six steps, in a fresh folder."""
-    save_model(tmp_path / "model", tiny_lm(), tiny_tokenizer)
-    runs = iter(range(100))
+def train(share: Train) -> Train:
+    """`train("ppo", ("deepspeed", 2, 0), kill_at=3)`: what each worker has seen of six steps."""
 
-    def start(
-        algorithm: str, how: tuple[str, int, int], *, folder: Path | None = None, max_failures: int = 1, **given: Any
-    ) -> list[dict[str, Any]]:
-        folder = folder or tmp_path / f"run-{next(runs)}"
-        (folder / "state").mkdir(parents=True, exist_ok=True)
-        executor, num_workers, zero_stage = how
-        compute = ComputeConfig.model_validate({
-            "executor": executor, "num_workers": num_workers, "threads": 1, "precision": "float32",
-            "deepspeed": {"zero_stage": zero_stage, "offload": False}, "max_failures": max_failures,
-        })  # fmt: skip
-        given = {"algorithm": algorithm, "model": str(tmp_path / "model"), "train": {"checkpoint_every": 2}} | given
-        run_workers(compute, "tests.triplex.distributed.even_tokens_work", given, Run("train@x", 7, folder / "state"))
-        return [json.loads((folder / f"worker-{i}.json").read_text()) for i in range(num_workers)]
+    def start(algorithm: str, how: tuple[str, int, int], **given: Any) -> list[dict[str, Any]]:
+        given = {"algorithm": algorithm, "train": {"checkpoint_every": 2}} | given
+        return share("even_tokens_work", how, **given)
 
     return start
 

@@ -1,40 +1,23 @@
 """Supervised training in one process and in several: real torchrun, real DeepSpeed."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from triplex.distributed.launch import run_workers
-from triplex.models.saving import save_model
 from triplex.runs.errors import InputError
-from triplex.runs.params import ComputeConfig
-from triplex.runs.stage import Run
 
 Train = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
-def train(tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> Train:
-    """`train(2, 3, kill_at=3)`: what each of two workers at ZeRO's stage 3 has seen, in a fresh folder; 0: locally."""
-    save_model(tmp_path / "model", tiny_lm(), tiny_tokenizer)
-    runs = iter(range(100))
+def train(share: Train) -> Train:
+    """`train(2, 3, kill_at=3)`: what each of two workers at ZeRO's stage 3 has seen; 0: one process."""
 
-    def start(
-        num_workers: int, zero_stage: int = 0, *, folder: Path | None = None, max_failures: int = 1, **given: Any
-    ) -> list[dict[str, Any]]:
-        folder = folder or tmp_path / f"run-{next(runs)}"
-        (folder / "state").mkdir(parents=True, exist_ok=True)
-        compute = ComputeConfig.model_validate({
-            "executor": "deepspeed" if num_workers else "local", "num_workers": max(1, num_workers), "threads": 1,
-            "precision": "float32", "deepspeed": {"zero_stage": zero_stage, "offload": False},
-            "max_failures": max_failures,
-        })  # fmt: skip
-        given = {"model": str(tmp_path / "model")} | given
-        run_workers(compute, "tests.triplex.distributed.blocks_work", given, Run("sft", 7, folder / "state"))
-        return [json.loads((folder / f"worker-{i}.json").read_text()) for i in range(max(1, num_workers))]
+    def start(num_workers: int, zero_stage: int = 0, **given: Any) -> list[dict[str, Any]]:
+        how = ("deepspeed", num_workers, zero_stage) if num_workers else ("local", 1, 0)
+        return share("blocks_work", how, **given)
 
     return start
 
