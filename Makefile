@@ -30,7 +30,7 @@ flow: .venv/installed
 	$(BIN)/python -m pipelines run
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 Trains a random GPT-2 in one process, through torchrun and through Ray, by one worker and by two, at every stage of
 ZeRO; every worker has one thread. Needs the extras ray and deepspeed. Prints Markdown.
 
-- equality: 20 steps of PPO and GRPO; the weights' digests side by side, and the losses against those of one process
+- equality: 20 steps of GRPO, PPO and SFT; the weights' digests side by side, the ids sampled or read, and the losses
+  against those of one process
 - throughput: seconds a step, and the stage's whole time, which holds the start of the workers
 - memory: peak of a worker's process for a model of 85 million weights, at each stage of ZeRO
 """
@@ -70,7 +71,7 @@ def equality() -> None:
     print("| algorithm | how | weights | the same ids as one process, steps | largest relative difference of a loss |")
     print("|---|---|---|---|---|")
     ones = [How("deepspeed", 1, 0), How("ray", 1, 0), How("deepspeed", 1, 2)]
-    for algorithm in ("grpo", "ppo"):
+    for algorithm in ("grpo", "ppo", "sft"):
         (alone,), _ = measure(ALONE, algorithm, SMALL, STEPS["equality"])
         print(f"| {algorithm} | {ALONE} | {alone['weights']} | | |", flush=True)
         for how in [*ones, *TWO]:
