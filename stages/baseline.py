@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.tables import SCHEMAS, read_chunks, rechunk, write_chunks
@@ -20,7 +19,7 @@ from triplex.perplexity.noise import measure_noise
 from triplex.perplexity.scorer import FrozenScorer
 from triplex.runs.errors import errors_in_words
 from triplex.runs.guard import guarded
-from triplex.runs.params import ComputeConfig, Section, Seed, read_params
+from triplex.runs.params import ComputeConfig, Section, Seed, described, read_params
 from triplex.runs.progress import StepProgress
 from triplex.runs.seeds import derive_seed
 from triplex.runs.stage import run_stage
@@ -35,7 +34,7 @@ _REFERENCE = pa.schema([pa.field(name, pa.string(), nullable=False) for name in 
 class BaselineConfig(Section):
     """`baseline:` which references are scored."""
 
-    num_references: int = Field(ge=2, description="training prompts, at most, chosen by the hash of their ids")
+    num_references: int = described("training prompts, at most, chosen by the hash of their ids", unit="texts", ge=2)
 
 
 class Params(Section):

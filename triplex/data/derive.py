@@ -14,7 +14,7 @@ from triplex.data.rows import Row, read_rows, words
 from triplex.data.sources import Columns, LocalFile, Source, Stream, file_stream, open_source
 from triplex.data.splits import check_overlap, deduplicate, group_key, hash_fraction, split
 from triplex.runs.errors import InputError
-from triplex.runs.params import OrAbsent, Section
+from triplex.runs.params import OrAbsent, Section, described
 
 Table = list[dict[str, Any]]
 
@@ -22,7 +22,7 @@ Table = list[dict[str, Any]]
 class PreferenceFiles(Section):
     """`data.preferences:` files of prompt, chosen and rejected for the preference model, beside the source."""
 
-    files: list[LocalFile] = Field(min_length=1)
+    files: list[LocalFile] = described("read in this order", min_length=1)
     columns: Columns = Field(default={}, description="role: column, as in the source")
 
 
@@ -30,11 +30,13 @@ class DataConfig(Section):
     """`data:` the source and what is made of it."""
 
     source: Source
-    prompt_words: int = Field(ge=1, le=1000, description="a text's first words are its prompt, the rest its completion")
-    min_completion_words: int = Field(ge=1, description="rows with a shorter completion are in the corpus alone")
-    max_words: int = Field(ge=2, description="longer texts are cut after this many words")
-    eval_frac: float = Field(gt=0, lt=1, description="fraction of the prompts that is held out")
-    num_eval_prompts: int = Field(ge=1, description="held-out prompts in the eval table, at most")
+    prompt_words: int = described(
+        "a text's first words are its prompt, the rest its completion", unit="words", ge=1, le=1000
+    )
+    min_completion_words: int = described("rows with a shorter completion are in the corpus alone", unit="words", ge=1)
+    max_words: int = described("longer texts are cut after this many words", unit="words", ge=2)
+    eval_frac: float = described("fraction of the prompts that is held out", unit="fraction of the prompts", gt=0, lt=1)
+    num_eval_prompts: int = described("held-out prompts in the eval table, at most", unit="prompts", ge=1)
     preferences: OrAbsent[PreferenceFiles] = Field(default=None, description="else pairs of labelled rows")
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from triplex.data.reviews import generate_reviews
 from triplex.data.rows import LABELS, ROLES, Role
 from triplex.data.stories import generate_stories
 from triplex.runs.errors import InputError
-from triplex.runs.params import OrAbsent, Section, nearest
+from triplex.runs.params import OrAbsent, Section, described, nearest
 
 Columns = dict[Role, Annotated[str, Field(min_length=1)]]
 
@@ -24,14 +24,14 @@ class EmbeddedSource(Section):
     """`kind: embedded`: short reviews that are generated from the seed."""
 
     kind: Literal["embedded"]
-    num_reviews: int = Field(ge=1, description="reviews to generate")
+    num_reviews: int = described("reviews to generate", unit="reviews", ge=1)
 
 
 class StoriesSource(Section):
     """`kind: stories`: synopsis, plan and continuation of short stories that are generated from the seed."""
 
     kind: Literal["stories"]
-    num_stories: int = Field(ge=1, description="stories to generate")
+    num_stories: int = described("stories to generate", unit="stories", ge=1)
 
 
 class LocalFile(Section):
@@ -50,7 +50,7 @@ class FilesSource(Section):
     """`kind: files`: local files; with `eval_files`, those alone are held out."""
 
     kind: Literal["files"]
-    files: list[LocalFile] = Field(min_length=1)
+    files: list[LocalFile] = described("read in this order", min_length=1)
     eval_files: list[LocalFile] = Field(default=[], description="separate evaluation files instead of a split")
     columns: Columns = Field(default={}, description="role: column, all that are read; else columns named as roles")
     licence: OrAbsent[str] = Field(default=None, description="a note for the data card")
@@ -68,7 +68,10 @@ class HubSource(Section):
     licence: OrAbsent[str] = Field(default=None, description="a note for the data card")
 
 
-Source = Annotated[EmbeddedSource | StoriesSource | FilesSource | HubSource, Field(discriminator="kind")]
+Source = Annotated[
+    EmbeddedSource | StoriesSource | FilesSource | HubSource,
+    Field(discriminator="kind", description="where the texts come from"),
+]
 
 
 @dataclass(frozen=True)

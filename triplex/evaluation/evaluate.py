@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from triplex.evaluation.metrics import distinct_n, repetition, self_bleu, vocabulary
@@ -17,7 +16,7 @@ from triplex.rewards.composite import CompositeReward
 from triplex.rewards.contract import Reward
 from triplex.rl.masked import masked_mean
 from triplex.rl.rollout import Responses, check_prompts_fit, decode, encode_prompts, sample_responses
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 from triplex.runs.seeds import derive_seed
 
 REFERENCE = "sft"
@@ -27,9 +26,9 @@ PAIRED = ("reward", "sentiment", "improvement_pct", "repetition", "length", "kl_
 class EvaluateConfig(Section):
     """`evaluate:` how held-out responses are sampled."""
 
-    max_new_tokens: int = Field(ge=1)
-    temperature: float = Field(gt=0)
-    batch_size: int = Field(ge=1, description="prompts in one pass; memory and speed")
+    max_new_tokens: int = described("longest response", unit="tokens", ge=1)
+    temperature: float = described("logits are divided by it", gt=0)
+    batch_size: int = described("prompts in one pass; memory and speed", unit="prompts", ge=1)
 
 
 def sample_rows(

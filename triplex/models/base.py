@@ -14,15 +14,17 @@ from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokeniz
 from triplex.models.sources import FolderConfig, HubConfig, model_folder
 from triplex.models.training import SupervisedTrainer
 from triplex.runs.errors import InputError
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 from triplex.runs.stage import Run
 
 
 class BaseConfig(Section):
     """`base:` which model, and how it is trained when it comes from scratch."""
 
-    model: Annotated[ScratchConfig | FolderConfig | HubConfig, Field(discriminator="kind")]
-    block_size: int = Field(ge=8, description="tokens in a packed training block")
+    model: Annotated[ScratchConfig | FolderConfig | HubConfig, Field(discriminator="kind")] = described(
+        "trained here from nothing, a folder, or of the hub"
+    )
+    block_size: int = described("tokens in a packed training block", unit="tokens", ge=8)
     optim: OptimConfig
 
 

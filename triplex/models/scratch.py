@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -16,12 +16,18 @@ class ScratchConfig(Section):
     """`base.model` with `kind: scratch`: a Hugging Face architecture of this size, randomly initialised."""
 
     kind: Literal["scratch"]
-    architecture: Literal["gpt2", "llama", "mistral", "qwen3"]
-    vocab_size: int = Field(ge=300, le=200_000)
-    hidden_size: int = Field(ge=16, multiple_of=8)
-    num_layers: int = Field(ge=1)
-    num_heads: int = Field(ge=1)
-    max_positions: int = Field(ge=32)
+    architecture: Literal["gpt2", "llama", "mistral", "qwen3"] = described("the class of transformers")
+    vocab_size: int = described(
+        "tokens of the byte-level BPE that is trained on the corpus",
+        unit="tokens",
+        source="arXiv 1508.07909",
+        ge=300,
+        le=200000,
+    )
+    hidden_size: int = described("width of the states", unit="numbers", ge=16, multiple_of=8)
+    num_layers: int = described("transformer blocks", unit="layers", ge=1)
+    num_heads: int = described("attention heads of a block", unit="heads", ge=1)
+    max_positions: int = described("longest text, prompt and response together", unit="tokens", ge=32)
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:

@@ -4,23 +4,21 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import Field
-
 from triplex.distributed.strategy import Strategy
 from triplex.models.lora import with_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.models.packing import Example, check_packing, collate, encode_example, next_token_loss, pack
 from triplex.models.training import SupervisedTrainer
 from triplex.runs.errors import InputError
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 from triplex.runs.stage import Run
 
 
 class SFTConfig(Section):
     """`sft:` completion-only loss on packed examples."""
 
-    num_examples: int = Field(ge=1, description="rows of the sft table, the first by id; all when there are fewer")
-    block_size: int = Field(ge=8, description="tokens in a packed training block")
+    num_examples: int = described("rows of the sft table, the first by id; all when there are fewer", unit="rows", ge=1)
+    block_size: int = described("tokens in a packed training block", unit="tokens", ge=8)
     lora: LoraConfig
     optim: OptimConfig
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_tree
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # never pickle, never code
 
@@ -18,7 +18,7 @@ class FolderConfig(Section):
     """`kind: folder`: a local Hugging Face folder. Its hash is a parameter, so that no change of it goes unnoticed."""
 
     kind: Literal["folder"]
-    path: str
+    path: str = described("the folder, relative to the project, or absolute")
     sha256: str = Field(default="", description="what the folder must hash to; the error without it tells it")
 
 
@@ -26,7 +26,7 @@ class HubConfig(Section):
     """`kind: hub`: a model of the Hugging Face hub at one revision."""
 
     kind: Literal["hub"]
-    name: str
+    name: str = described("org/model")
     revision: str = Field(description="a commit, so that the run can be repeated")
 
 

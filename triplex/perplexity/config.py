@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from triplex.perplexity.levels import Pool, Pools, cvar_pool, lme_pool, mean_pool, micro_pool
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 
 
 class MeanPool(Section):
@@ -32,7 +32,7 @@ class CvarPool(Section):
     """The mean of the worst fraction `q` of the units."""
 
     kind: Literal["cvar"]
-    q: float = Field(gt=0, le=1)
+    q: float = described("the fraction of the units, the worst ones, that counts", gt=0, le=1)
 
     def pool(self) -> Pool:
         return partial(cvar_pool, q=self.q)
@@ -42,13 +42,16 @@ class LmePool(Section):
     """The log of the mean exponential: a soft maximum, the harder the larger `lambda`."""
 
     kind: Literal["lme"]
-    lam: float = Field(gt=0, le=100, alias="lambda")
+    lam: float = described("how hard the soft maximum is", unit="1 / nats per token", gt=0, le=100, alias="lambda")
 
     def pool(self) -> Pool:
         return partial(lme_pool, lam=self.lam)
 
 
-PoolConfig = Annotated[CvarPool | LmePool | MeanPool | MicroPool, Field(discriminator="kind")]
+PoolConfig = Annotated[
+    CvarPool | LmePool | MeanPool | MicroPool,
+    Field(discriminator="kind", description="how the numbers of the units become that of the text"),
+]
 
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -58,7 +61,7 @@ class PerplexityConfig(Section):
     """`perplexity:` how the frozen scorer reads, and how each level gathers its units."""
 
     scorer: Literal["sft", "base"] = Field(default="sft", description="the frozen model that scores: models/NAME")
-    max_tokens_per_batch: int = Field(ge=1, description="padded positions in one forward pass")
+    max_tokens_per_batch: int = described("padded positions in one forward pass", unit="tokens", ge=1)
     template: str = Field(description="the context of a scored reference")
     word_pool: PoolConfig
     phrase_pool: PoolConfig

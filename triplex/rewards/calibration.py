@@ -10,7 +10,7 @@ from triplex.models.causal import CausalLM
 from triplex.rewards.contract import Reward
 from triplex.rl.rollout import check_prompts_fit, decode, encode_prompts, sample_responses
 from triplex.runs.errors import InputError
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 from triplex.runs.seeds import derive_seed
 
 _PROMPTS_A_PASS = 64
@@ -20,11 +20,11 @@ _ROUNDING = 1e-6  # of the largest value: what float32 can put between values th
 class CalibrationConfig(Section):
     """`reward.calibration:` the responses on which normalised parts get mean 0 and variance 1."""
 
-    num_samples: int = Field(
-        ge=2, description="training prompts, one response each, the first by the hash of their ids"
+    num_samples: int = described(
+        "training prompts, one response each, the first by the hash of their ids", unit="responses", ge=2
     )
-    max_new_tokens: int = Field(ge=1)
-    temperature: float = Field(gt=0)
+    max_new_tokens: int = described("longest response", unit="tokens", ge=1)
+    temperature: float = described("logits are divided by it", gt=0)
 
 
 class Moments(Section):

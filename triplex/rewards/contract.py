@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from triplex.runs.params import OrAbsent, Section
+from triplex.runs.params import OrAbsent, Section, described
 
 
 class Reward(Protocol):
@@ -38,8 +38,8 @@ class RewardOutput(NamedTuple):
 class Bounds(Section):
     """`clip:` what lies outside is moved to the nearer bound."""
 
-    low: float
-    high: float
+    low: float = described("the lowest value")
+    high: float = described("the highest value")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from triplex.rewards.contract import PartConfig
+from triplex.runs.params import described
 
 
 class LengthConfig(PartConfig):
     """`reward.length:` 0 inside the band, falling to -1 at no tokens and at twice the maximum."""
 
-    min_tokens: int = Field(ge=0)
-    max_tokens: int = Field(ge=1)
+    min_tokens: int = described("shorter responses cost", unit="tokens", ge=0)
+    max_tokens: int = described("longer responses cost", unit="tokens", ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -14,7 +14,7 @@ from triplex.perplexity.improvement import (
     linear_reward,
     step_reward,
 )
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 
 _NAMED: dict[str, Steps] = {"default": STEPS, "vrcli": VRCLI_STEPS}
 
@@ -22,7 +22,9 @@ _NAMED: dict[str, Steps] = {"default": STEPS, "vrcli": VRCLI_STEPS}
 class _SteppedMap(Section):
     """`steps` by name, or as [improvement in per cent, reward] pairs, both ascending."""
 
-    steps: Literal["default", "vrcli"] | list[Annotated[list[float], Field(min_length=2, max_length=2)]]
+    steps: Literal["default", "vrcli"] | list[Annotated[list[float], Field(min_length=2, max_length=2)]] = described(
+        "[per cent of improvement, reward] of each step, or the name of a known list", source="arXiv 2503.22828"
+    )
 
     @model_validator(mode="after")
     def _ascend(self) -> Self:
@@ -67,9 +69,9 @@ class LinearMap(Section):
     """`kind: linear`: so much a per cent, clipped."""
 
     kind: Literal["linear"]
-    per_pct: float = Field(gt=0)
-    low: float
-    high: float
+    per_pct: float = described("reward for a per cent of improvement", unit="reward per per cent", gt=0)
+    low: float = described("the lowest reward")
+    high: float = described("the highest reward")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -96,4 +98,7 @@ class IdentityMap(Section):
         return float("inf")
 
 
-MapConfig = Annotated[StepsMap | InterpolatedMap | LinearMap | IdentityMap, Field(discriminator="kind")]
+MapConfig = Annotated[
+    StepsMap | InterpolatedMap | LinearMap | IdentityMap,
+    Field(discriminator="kind", description="from the improvement in per cent to the reward"),
+]

@@ -17,15 +17,15 @@ from triplex.rewards.contract import PartConfig, Reward
 from triplex.rewards.perplexity_reference import ReferencePerplexity, ReferenceTarget
 from triplex.rewards.perplexity_response import ResponsePerplexity, ResponseTarget
 from triplex.runs.errors import InputError
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 
 
 class LevelWeights(Section):
     """What each level counts for; they sum to 1."""
 
-    word: float = Field(ge=0, le=1)
-    phrase: float = Field(ge=0, le=1)
-    sentence: float = Field(ge=0, le=1)
+    word: float = described("what the word level counts for", ge=0, le=1)
+    phrase: float = described("what the phrase level counts for", ge=0, le=1)
+    sentence: float = described("what the sentence level counts for", ge=0, le=1)
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
@@ -37,8 +37,12 @@ class LevelWeights(Section):
 class PerplexityRewardConfig(PartConfig):
     """`reward.perplexity:` what is scored, and what each level counts for."""
 
-    level_weights: Literal["default", "story", "technical", "code"] | LevelWeights
-    target: Annotated[ResponseTarget | ReferenceTarget, Field(discriminator="kind")]
+    level_weights: Literal["default", "story", "technical", "code"] | LevelWeights = described(
+        "of word, phrase and sentence: a known set, or three that sum to 1"
+    )
+    target: Annotated[ResponseTarget | ReferenceTarget, Field(discriminator="kind")] = described(
+        "whose perplexity: the response's, or that of a text which the response prepares for"
+    )
 
     def weights(self) -> tuple[float, float, float]:
         """Of the word, phrase and sentence level."""

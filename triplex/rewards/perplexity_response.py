@@ -11,7 +11,7 @@ from torch import Tensor
 
 from triplex.perplexity.improvement import improvement_pct
 from triplex.perplexity.scorer import FrozenScorer
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 
 _LEVELS = slice(1, 4)  # word, phrase and sentence of the scorer's (token, word, phrase, sentence)
 
@@ -21,7 +21,9 @@ class ResponseTarget(Section):
 
     kind: Literal["response"]
     shape: Literal["band", "clipped"] = Field(description="band: both sides of human text cost; clipped: only above it")
-    band_width: float = Field(gt=0, description="standard deviations around human text that cost nothing (band)")
+    band_width: float = described(
+        "standard deviations around human text that cost nothing (band)", unit="standard deviations", gt=0
+    )
     unguarded: bool = Field(default=False, description="allow it without a repetition and a length part")
 
 

@@ -18,7 +18,7 @@ from triplex.rewards.calibration import Samples
 from triplex.rewards.contract import PartConfig
 from triplex.rewards.plugin_process import PluginProcess
 from triplex.runs.errors import InputError
-from triplex.runs.params import OrAbsent
+from triplex.runs.params import OrAbsent, described
 
 FOLDER = "plugins"
 BUILT_IN = ("sentiment", "repetition", "length", "perplexity", "preference")
@@ -35,7 +35,7 @@ class PluginConfig(PartConfig):
     path: str = Field(description="plugins/NAME.py")
     function: str = Field(description="in that file, with TRL's signature")
     sha256: OrAbsent[str] = Field(default=None, description="what the file must hash to; the error without it tells it")
-    timeout_s: float = Field(gt=0, description="seconds for one call on a batch")
+    timeout_s: float = described("seconds for one call on a batch", unit="seconds", gt=0)
 
     @field_validator("path")
     @classmethod

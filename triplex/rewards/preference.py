@@ -10,16 +10,23 @@ from triplex.models.optim import OptimConfig
 from triplex.models.sources import FolderConfig, HubConfig
 from triplex.rewards.contract import PartConfig
 from triplex.runs.errors import InputError
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 
 
 class TrainedPreference(Section):
     """`reward.preference.model` with `kind: train`: the base model's trunk with a head, trained on the preferences."""
 
     kind: Literal["train"]
-    num_pairs: int = Field(ge=2, description="rows of the preferences table, the first by id; all when there are fewer")
-    max_tokens: int = Field(ge=8, description="of prompt and completion; a longer text loses its beginning")
-    holdout_frac: float = Field(gt=0, lt=1, description="of the prompts, by hash: their pairs measure the accuracy")
+    num_pairs: int = described(
+        "rows of the preferences table, the first by id; all when there are fewer",
+        unit="pairs",
+        source="arXiv 1909.08593",
+        ge=2,
+    )
+    max_tokens: int = described("of prompt and completion; a longer text loses its beginning", unit="tokens", ge=8)
+    holdout_frac: float = described(
+        "of the prompts, by hash: their pairs measure the accuracy", unit="fraction of the prompts", gt=0, lt=1
+    )
     optim: OptimConfig
 
 
@@ -27,7 +34,9 @@ class PreferenceConfig(PartConfig):
     """`reward.preference:` how much a response would be preferred; only differences mean anything."""
 
     normalise: bool = Field(default=True, description="to mean 0 and variance 1 on responses of the SFT model")
-    model: Annotated[TrainedPreference | FolderConfig | HubConfig, Field(discriminator="kind")]
+    model: Annotated[TrainedPreference | FolderConfig | HubConfig, Field(discriminator="kind")] = described(
+        "trained on the preferences, a folder, or of the hub"
+    )
 
 
 class PreferenceReward:

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field
-
 from triplex.evaluation.metrics import repeated_share, words
 from triplex.rewards.contract import PartConfig
+from triplex.runs.params import described
 
 
 class RepetitionConfig(PartConfig):
     """`reward.repetition:` minus the share of n-grams that occurred before in the completion, in [-1, 0]."""
 
-    unit: Literal["word", "token"]
-    ngram_size: int = Field(ge=1, description="1 is 1 - distinct / all units")
+    unit: Literal["word", "token"] = described("what n-grams are made of")
+    ngram_size: int = described("1 is 1 - distinct / all units", unit="units", ge=1)
 
 
 class RepetitionReward:

@@ -14,7 +14,7 @@ from triplex.models.optim import OptimConfig
 from triplex.models.sources import FolderConfig, HubConfig
 from triplex.rewards.contract import PartConfig, Reward
 from triplex.runs.errors import InputError
-from triplex.runs.params import Section
+from triplex.runs.params import Section, described
 
 _REWARD_POSITIVE, _REWARD_NEGATIVE = 2.0, -0.5  # of the graded form, at full confidence
 
@@ -23,7 +23,7 @@ class TrainedClassifier(Section):
     """`reward.sentiment.model` with `kind: train`: the base model's trunk with a head, trained on the SFT labels."""
 
     kind: Literal["train"]
-    num_examples: int = Field(ge=2, description="labelled rows, the first by id")
+    num_examples: int = described("labelled rows, the first by id", unit="rows", ge=2)
     optim: OptimConfig
 
 
@@ -39,7 +39,9 @@ class SentimentConfig(PartConfig):
     form: Literal["probability", "graded"] = Field(
         description="probability: P(positive), 0 to 1; graded: +2.0 or -0.5 times the confidence in the likelier label"
     )
-    model: Annotated[TrainedClassifier | FolderConfig | HubConfig | Vader, Field(discriminator="kind")]
+    model: Annotated[TrainedClassifier | FolderConfig | HubConfig | Vader, Field(discriminator="kind")] = described(
+        "trained on the labels, a folder, of the hub, or a lexicon"
+    )
 
 
 class ClassifierSentiment:

@@ -15,15 +15,16 @@ from triplex.rl.batch import Batch
 from triplex.rl.kl import kl_estimate
 from triplex.rl.losses import clipped, policy_loss
 from triplex.rl.masked import masked_sum
-from triplex.runs.params import OrAbsent, Section
+from triplex.runs.params import OrAbsent, Section, described
 
 
 class KLConfig(Section):
     """`kl:` how the distance to the reference is paid for; train.kl_coef is its price."""
 
     place: Literal["reward", "loss"] = Field(description="off what is earned, or on top of the loss")
-    estimator: Literal["k1", "k2", "k3", "k1+", "k3+", "full"] = Field(
-        description="of KL(policy || reference); `+`: with the gradient of k2; full: exact, over the vocabulary"
+    estimator: Literal["k1", "k2", "k3", "k1+", "k3+", "full"] = described(
+        "of KL(policy || reference); `+`: with the gradient of k2; full: exact, over the vocabulary",
+        source="joschu.net/blog/kl-approx.html",
     )
 
     @model_validator(mode="after")
@@ -38,23 +39,32 @@ class KLConfig(Section):
 class AlgorithmConfig(Section):
     """What every algorithm's section holds; names as in the papers."""
 
-    learning_rate: float = Field(gt=0, le=1)
-    num_epochs: int = Field(ge=1, description="passes over the sampled batch")
-    num_minibatches: int = Field(ge=1, description="optimiser steps a pass")
-    clip_range: float = Field(
-        gt=0, lt=1, description="how far below 1 (and above, unless clip_range_high) a ratio pays"
+    learning_rate: float = described("Adam's, with epsilon 1e-5", source="arXiv 1412.6980", gt=0, le=1)
+    num_epochs: int = described("passes over the sampled batch", unit="epochs", source="arXiv 1707.06347", ge=1)
+    num_minibatches: int = described("optimiser steps a pass", unit="steps an epoch", source="arXiv 1707.06347", ge=1)
+    clip_range: float = described(
+        "how far below 1 (and above, unless clip_range_high) a ratio pays", source="arXiv 1707.06347", gt=0, lt=1
     )
-    clip_range_high: OrAbsent[float] = Field(default=None, gt=0, description="how far above 1 (DAPO's clip-higher)")
-    dual_clip: OrAbsent[float] = Field(default=None, gt=1, description="bound of the ratio where the advantage is < 0")
-    entropy_coef: float = Field(ge=0, description="bonus a nat of the policy's entropy")
+    clip_range_high: OrAbsent[float] = described(
+        "how far above 1 (DAPO's clip-higher)", source="arXiv 2503.14476", default=None, gt=0
+    )
+    dual_clip: OrAbsent[float] = described(
+        "bound of the ratio where the advantage is < 0", source="arXiv 1912.09729", default=None, gt=1
+    )
+    entropy_coef: float = described(
+        "bonus a nat of the policy's entropy", unit="loss per nat", source="arXiv 1707.06347", ge=0
+    )
     kl: KLConfig
-    aggregation: Literal["token", "sequence", "constant"]
+    aggregation: Literal["token", "sequence", "constant"] = described(
+        "what the loss is a mean over: tokens, responses, or max_new_tokens times the responses",
+        source="arXiv 2503.20783",
+    )
 
 
 class GroupConfig(AlgorithmConfig):
     """Of algorithms that compare the responses to one prompt with each other."""
 
-    group_size: int = Field(ge=2, description="responses a prompt")
+    group_size: int = described("responses a prompt", unit="responses", source="arXiv 2402.03300", ge=2)
 
 
 class Algorithm(ABC):

@@ -8,7 +8,7 @@ from triplex.models.optim import LoraConfig
 from triplex.rl.algorithm import Algorithm
 from triplex.rl.kl_control import BandKL, FixedKL, KLControl, LinearKL, ProportionalKL
 from triplex.runs.errors import InputError
-from triplex.runs.params import OrAbsent, Section
+from triplex.runs.params import OrAbsent, Section, described
 
 
 class FixedControl(Section):
@@ -20,52 +20,69 @@ class FixedControl(Section):
 class Bounded(Section):
     """What the rules that steer towards a target have in common."""
 
-    target: float = Field(gt=0, description="nats per `unit`")
+    target: float = described("nats per `unit`", unit="nats", source="arXiv 1909.08593", gt=0)
     unit: Literal["token", "sequence"] = Field(description="what the target counts by: a token, or a whole response")
-    min_coef: float = Field(gt=0)
-    max_coef: float = Field(gt=0)
+    min_coef: float = described("the coefficient never goes below", unit="reward or loss per nat", gt=0)
+    max_coef: float = described("the coefficient never goes above", unit="reward or loss per nat", gt=0)
 
 
 class ProportionalControl(Bounded):
     """Ziegler's rule (arXiv 1909.08593, section 2.2)."""
 
     kind: Literal["proportional"]
-    horizon: int = Field(ge=1, description="sequences in which it moves by the error, 20 % at most")
+    horizon: int = described(
+        "sequences in which it moves by the error, 20 % at most", unit="sequences", source="arXiv 1909.08593", ge=1
+    )
 
 
 class BandControl(Bounded):
     """The band rule (arXiv 1707.06347, section 4): above 1.5 times the target multiply, below target / 1.5 divide."""
 
     kind: Literal["band"]
-    factor: float = Field(gt=1)
+    factor: float = described("by which the coefficient is multiplied or divided", source="arXiv 1707.06347", gt=1)
 
 
 class LinearControl(Section):
     """From train.kl_coef in the first step to another coefficient in the last."""
 
     kind: Literal["linear"]
-    final_coef: float = Field(ge=0)
+    final_coef: float = described("in the last step", unit="reward or loss per nat", ge=0)
 
 
 class TrainConfig(Section):
     """`train:` what all algorithms share."""
 
-    backend: Literal["native", "trl", "unsloth"]
-    num_steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1, description="responses a step")
-    max_tokens_per_pass: int = Field(ge=1, description="padded positions in one forward and backward pass; memory")
-    max_new_tokens: int = Field(ge=1)
-    temperature: float = Field(gt=0)
+    backend: Literal["native", "trl", "unsloth"] = described(
+        "who trains: this project's loop, TRL's, this one on Unsloth's model"
+    )
+    num_steps: int = described("rollouts, each with its descents", unit="steps", ge=1)
+    batch_size: int = described("responses a step", unit="responses", ge=1)
+    max_tokens_per_pass: int = described(
+        "padded positions in one forward and backward pass; memory", unit="tokens", ge=1
+    )
+    max_new_tokens: int = described("longest response", unit="tokens", ge=1)
+    temperature: float = described("logits are divided by it when sampling and in every log-probability", gt=0)
     lr_schedule: Literal["linear", "constant"] = Field(description="linear: to 0 over the run")
-    max_grad_norm: float = Field(gt=0)
-    kl_coef: float = Field(ge=0, description="reward or loss per nat; the first one where it moves")
-    kl_control: Annotated[FixedControl | ProportionalControl | BandControl | LinearControl, Field(discriminator="kind")]
-    max_kl: OrAbsent[float] = Field(default=None, gt=0, description="nats per token at which training stops early")
+    max_grad_norm: float = described(
+        "the norm of all gradients together is scaled down to it", source="arXiv 1211.5063", gt=0
+    )
+    kl_coef: float = described(
+        "reward or loss per nat; the first one where it moves",
+        unit="reward or loss per nat",
+        source="arXiv 1909.08593",
+        ge=0,
+    )
+    kl_control: Annotated[
+        FixedControl | ProportionalControl | BandControl | LinearControl, Field(discriminator="kind")
+    ] = described("how the coefficient moves")
+    max_kl: OrAbsent[float] = described(
+        "nats per token at which training stops early", unit="nats per token", default=None, gt=0
+    )
     lora: LoraConfig
-    eval_every: int = Field(ge=1, description="steps between looks at held-out prompts")
-    num_eval_prompts: int = Field(ge=1, description="held-out prompts in such a look, the first ones")
-    checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
-    completions_every: int = Field(ge=1, description="steps between saved completions")
+    eval_every: int = described("steps between looks at held-out prompts", unit="steps", ge=1)
+    num_eval_prompts: int = described("held-out prompts in such a look, the first ones", unit="prompts", ge=1)
+    checkpoint_every: int = described("steps between checkpoints", unit="steps", ge=1)
+    completions_every: int = described("steps between saved completions", unit="steps", ge=1)
 
     @model_validator(mode="after")
     def _kl_coef_within_bounds(self) -> Self:

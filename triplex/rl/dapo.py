@@ -2,16 +2,15 @@
 
 from dataclasses import replace
 
-from pydantic import Field
-
 from triplex.rl.batch import Batch
 from triplex.rl.grpo import GRPO, GRPOConfig
+from triplex.runs.params import described
 
 
 class DAPOConfig(GRPOConfig):
     """`dapo:` names as in the paper, whose `aggregation` is `token`."""
 
-    clip_range_high: float = Field(gt=0, description="how far above 1 a ratio pays")
+    clip_range_high: float = described("how far above 1 a ratio pays", source="arXiv 2503.14476", gt=0)
 
 
 class DAPO(GRPO):

@@ -1,16 +1,18 @@
 """Group relative policy optimisation (arXiv 2402.03300): PPO's clipped loss with advantages from the group."""
 
-from pydantic import Field
 from torch import Tensor
 
 from triplex.rl.advantages import group_relative
 from triplex.rl.algorithm import GroupAlgorithm, GroupConfig
+from triplex.runs.params import described
 
 
 class GRPOConfig(GroupConfig):
     """`grpo:` names as in the paper."""
 
-    advantage_eps: float = Field(gt=0, description="added to the group's standard deviation")
+    advantage_eps: float = described(
+        "added to the group's standard deviation", unit="reward", source="arXiv 2402.03300", gt=0
+    )
 
 
 class GRPO(GroupAlgorithm):

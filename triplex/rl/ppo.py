@@ -12,7 +12,7 @@ from triplex.rl.algorithm import Algorithm, AlgorithmConfig
 from triplex.rl.batch import Batch
 from triplex.rl.losses import value_loss
 from triplex.rl.masked import whiten
-from triplex.runs.params import OrAbsent, Section
+from triplex.runs.params import OrAbsent, Section, described
 
 
 class ValueConfig(Section):
@@ -28,11 +28,18 @@ class PPOConfig(AlgorithmConfig):
     """`ppo:` names as in the papers."""
 
     value: ValueConfig
-    value_coef: float = Field(ge=0)
-    value_clip_range: float = Field(gt=0)
-    gamma: float = Field(ge=0, le=1)
-    gae_lambda: float = Field(ge=0, le=1)
-    whiten_rewards: bool = Field(description="scale the shaped rewards to variance 1, their mean kept")
+    value_coef: float = described("of the value loss in the whole", source="arXiv 1707.06347", ge=0)
+    value_clip_range: float = described(
+        "how far a value may move from the one at sampling before its gradient is cut",
+        unit="reward",
+        source="github.com/openai/baselines, ppo2",
+        gt=0,
+    )
+    gamma: float = described("discount of a later token", source="arXiv 1506.02438", ge=0, le=1)
+    gae_lambda: float = described("1: returns alone; 0: one token ahead", source="arXiv 1506.02438", ge=0, le=1)
+    whiten_rewards: bool = described(
+        "scale the shaped rewards to variance 1, their mean kept", source="arXiv 1909.08593"
+    )
 
 
 class PPO(Algorithm):

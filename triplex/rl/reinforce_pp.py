@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 
-from pydantic import Field
-
 from triplex.rl.advantages import group_centred, returns_to_go, token_rewards
 from triplex.rl.algorithm import Algorithm, AlgorithmConfig
 from triplex.rl.batch import Batch
 from triplex.rl.masked import whiten
+from triplex.runs.params import described
 
 
 class ReinforcePPConfig(AlgorithmConfig):
     """`reinforce_pp:` names as in the paper."""
 
-    group_size: int = Field(ge=1, description="responses a prompt; above 1 the group's mean is the baseline")
-    gamma: float = Field(ge=0, le=1)
+    group_size: int = described(
+        "responses a prompt; above 1 the group's mean is the baseline",
+        unit="responses",
+        source="arXiv 2501.03262",
+        ge=1,
+    )
+    gamma: float = described("discount of a later token", source="arXiv 2501.03262", ge=0, le=1)
 
 
 class ReinforcePP(Algorithm):

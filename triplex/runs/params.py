@@ -48,10 +48,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+def described(description: str, *, unit: str = "", source: str = "", **field: Any) -> Any:
+    """A field of a section: what its key means, its unit, the paper or repository that it comes from, its limits."""
+    extra: dict[str, Any] = {name: text for name, text in (("unit", unit), ("source", source)) if text}
+    return Field(description=description, json_schema_extra=extra or None, **field)
+
+
 class ZeroConfig(Section):
     """`compute.deepspeed:` what is divided among the workers; needs the package from stage 1 on."""
 
-    zero_stage: int = Field(ge=0, le=3, description="0 nothing, 1 moments, 2 gradients too, 3 weights too")
+    zero_stage: int = described(
+        "0 nothing, 1 moments, 2 gradients too, 3 weights too", source="arXiv 1910.02054", ge=0, le=3
+    )
     offload: bool = Field(description="keep what is divided in the CPU's memory; on a GPU")
 
 
@@ -61,11 +69,15 @@ class ComputeConfig(Section):
     executor: Literal["local", "ray", "deepspeed"] = Field(
         description="who starts a training's workers: nobody, Ray (RAY_ADDRESS, else a cluster of its own), torchrun"
     )
-    num_workers: int = Field(ge=1, le=4096, description="processes that share a training; another count: other bytes")
-    threads: int = Field(ge=1, le=256, description="CPU threads of each; another count gives other bytes")
+    num_workers: int = described(
+        "processes that share a training; another count: other bytes", unit="processes", ge=1, le=4096
+    )
+    threads: int = described("CPU threads of each; another count gives other bytes", unit="threads", ge=1, le=256)
     precision: Literal["float32", "bfloat16"] = Field(description="dtype of forward and backward passes")
     deepspeed: ZeroConfig
-    max_failures: int = Field(ge=0, description="how often workers that died are started again before the stage fails")
+    max_failures: int = described(
+        "how often workers that died are started again before the stage fails", unit="starts", ge=0
+    )
 
     @model_validator(mode="after")
     def _local_is_one_process(self) -> Self:
