@@ -1,5 +1,5 @@
 # make run    the whole experiment through DVC         make flow   the same through Prefect
-# make test   the tests                                make check  lint, types, imports, dependencies, security
+# make test   the tests                                make check  lint, types, imports, dependencies, security, docs
 # make repro-check   the pipeline in two clones of HEAD whose surroundings differ: MATCH, or the first difference
 PYTHON ?= python3
 BIN := .venv/bin
@@ -36,6 +36,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python -m pytest tests/test_architecture.py tests/security/test_source.py
 
 repro-check: .venv/installed
