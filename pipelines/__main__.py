@@ -1,5 +1,6 @@
 """The command line: `python -m pipelines --help`."""
 
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
-from pipelines import diff, generate, plan, verify
+from pipelines import diff, env, generate, plan, report, verify
 from pipelines.doctor import command as doctor
 from triplex.runs.command import command_line
 from triplex.runs.errors import Exit, errors_in_words
@@ -28,11 +29,18 @@ app = command_line(
 * `python -m pipelines diff ../other .`: where two runs part
 * `python -m pipelines doctor`: what is wrong here, and what mends it
 * `python -m pipelines plan --model llama-3-8b --gpus 8`: does it fit, and how long would a step take?
+* `python -m pipelines report`: the page of the last run
+* `python -m pipelines env`: machine, versions and commit, for an issue
 * `python -m pipelines run --help`: more
+
+Exit codes: 0 done; 1 it failed, or a check says no; 2 a mistake in the input; 71 no memory; 74 no disk space; 75
+something runs already; 130 Ctrl-C; 143 SIGTERM.
 """,
 )
 
 Stages = Annotated[list[str] | None, typer.Argument(metavar="STAGE", help="Stages of dvc.yaml; none means all.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+_COLOURS = {"changed": "yellow", "will follow": "cyan", "up to date": "green"}
 
 
 @app.command(
@@ -89,15 +97,32 @@ def check() -> None:
     typer.echo("params.yaml: ok")
 
 
-@app.command()
-def status() -> None:
-    """Show which stages are up to date and what has changed for the others."""
-    from pipelines.graph import read_graph
-    from pipelines.status import changes, shortened
+@app.command(
+    epilog="""
+* `python -m pipelines status`: what would run
+* `python -m pipelines status --json | jq -r 'to_entries[] | select(.value.state == "changed").key'`
+"""
+)
+def status(as_json: Json = False) -> None:
+    """Show which stages are up to date, what has changed for the others, and what will follow them.
 
-    table = Table("stage", "state", "changed", box=None)
-    for name, changed in changes(read_graph()).items():
-        table.add_row(name, "[yellow]changed" if changed else "[green]up to date", shortened(changed))
+    A stage that will follow needs a changed one; it runs if that one gives other bytes. Exit code 0 either way; 2: a
+    mistake in dvc.yaml or params.yaml, or a stage is running.
+    """
+    from pipelines.graph import read_graph
+    from pipelines.status import changes, following, shortened
+
+    graph = read_graph()
+    changed = changes(graph)
+    because = following(graph, changed)
+    states = {name: "changed" if changed[name] else "will follow" if because[name] else "up to date" for name in graph}
+    if as_json:
+        typer.echo(json.dumps({n: {"state": states[n], "changed": changed[n], "after": because[n]} for n in graph}))
+        return
+    table = Table("stage", "state", "why", box=None)
+    for name, state in states.items():
+        why = f"after {shortened(because[name])}" if because[name] else shortened(changed[name])
+        table.add_row(name, f"[{_COLOURS[state]}]{state}", why)
     Console().print(table)
 
 
@@ -112,6 +137,7 @@ def status() -> None:
 def preset(
     name: Annotated[str | None, typer.Argument(help="A file of presets/, without .yaml; none lists them.")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Stands for DATA_DIR.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="List them as one JSON object.")] = False,
 ) -> None:
     """Write the sections of a preset over those of params.yaml, after showing the difference; the others stay.
 
@@ -120,6 +146,9 @@ def preset(
     from pipelines import presets
     from pipelines.overrides import write_document
 
+    if name is None and as_json:
+        typer.echo(json.dumps(presets.descriptions()))
+        return
     if name is None:
         table = Table("preset", "for", box=None)
         for known, description in presets.descriptions().items():
@@ -141,6 +170,8 @@ app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=diff.EXAMPLES)(diff.diff)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
+app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=env.EXAMPLES)(env.env)
 
 
 @app.command(

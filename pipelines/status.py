@@ -26,6 +26,15 @@ def changes(graph: dict[str, Stage]) -> dict[str, list[str]]:
     }
 
 
+def following(graph: dict[str, Stage], changed: dict[str, list[str]]) -> dict[str, list[str]]:
+    """For every stage that is up to date the changed ones that it needs, directly or not: it runs if they give new
+    bytes."""
+    causes: dict[str, set[str]] = {}
+    for name, stage in graph.items():  # each after those that it needs
+        causes[name] = set().union(*({needed} if changed[needed] else causes[needed] for needed in stage.needs))
+    return {name: [] if changed[name] else [each for each in graph if each in causes[name]] for name in graph}
+
+
 def shortened(changed: list[str], most: int = 4) -> str:
     """The first few changes and how many more there are."""
     rest = len(changed) - most

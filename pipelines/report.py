@@ -1,0 +1,36 @@
+"""`python -m pipelines report`: the page that the last run wrote, opened or named."""
+
+import os
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from triplex.runs.errors import InputError
+
+PAGE = Path("reports/index.html")
+EXAMPLES = """
+* `python -m pipelines report`: opens reports/index.html in the browser
+* `python -m pipelines report --path`: tells where it is, for a machine without one
+"""
+
+
+def report(path: Annotated[bool, typer.Option("--path", help="Tell where it is; open nothing.")] = False) -> None:
+    """Open the report of the last run; it is built by the stage plot, never here.
+
+    Without a browser, a display or a terminal its address is printed. Exit code 0; 2: there is no report yet.
+    """
+    if not PAGE.is_file():
+        what = "no report yet: the stage plot has not run here"
+        raise InputError(PAGE, what, "`python -m pipelines run` makes it, `dvc pull` fetches one that was shared")
+    typer.echo(PAGE if path else PAGE.resolve().as_uri())
+    if not path and sys.stdout.isatty() and not _opened():
+        typer.echo("no browser here: copy the address to one, or the file to a machine that has one", err=True)
+
+
+def _opened() -> bool:
+    """Whether a browser with a window took the page; those of the terminal would take the terminal over."""
+    has_display = sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return has_display and webbrowser.open(PAGE.resolve().as_uri())
