@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
-from pipelines import diff, env, generate, plan, report, verify
+from pipelines import data, diff, env, generate, plan, report, verify
 from pipelines.doctor import command as doctor
 from triplex.runs.command import command_line
 from triplex.runs.errors import Exit, errors_in_words
@@ -29,6 +29,7 @@ app = command_line(
 * `python -m pipelines diff ../other .`: where two runs part
 * `python -m pipelines doctor`: what is wrong here, and what mends it
 * `python -m pipelines plan --model llama-3-8b --gpus 8`: does it fit, and how long would a step take?
+* `python -m pipelines data validate reviews.csv`: every problem of a file, with its row
 * `python -m pipelines report`: the page of the last run
 * `python -m pipelines env`: machine, versions and commit, for an issue
 * `python -m pipelines run --help`: more
@@ -136,7 +137,7 @@ def status(as_json: Json = False) -> None:
 )
 def preset(
     name: Annotated[str | None, typer.Argument(help="A file of presets/, without .yaml; none lists them.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Stands for DATA_DIR.")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Stands for DATA_DIR.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="List them as one JSON object.")] = False,
 ) -> None:
     """Write the sections of a preset over those of params.yaml, after showing the difference; the others stay.
@@ -155,7 +156,7 @@ def preset(
             table.add_row(known, description)
         Console().print(table)
         return
-    document, layout = presets.with_preset(name, data)
+    document, layout = presets.with_preset(name, data_dir)
     table = Table("key", "now", "preset", box=None)
     for change in presets.differences(document):
         table.add_row(change.key, _shown(change.old), _shown(change.new))
@@ -170,6 +171,7 @@ app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=diff.EXAMPLES)(diff.diff)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
+app.add_typer(data.app, name="data")
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=env.EXAMPLES)(env.env)
 

@@ -54,3 +54,25 @@ def test_a_wrong_command_and_option_suggest_the_nearest() -> None:
         assert done.returncode == 2
         assert nearest in done.stderr
         assert "\x1b" not in done.stderr
+
+
+def test_data_validate_ends_with_2_and_names_the_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "a sound row"}\n{"text": null}\n')
+    done = run_pipelines(ROOT, "data", "validate", str(file), "--json")
+    assert done.returncode == 2
+    assert [problem["where"] for problem in json.loads(done.stdout)["problems"]] == [f"{file} line 2: text"]
+    file.write_text('{"text": "a sound row"}\n')
+    assert run_pipelines(ROOT, "data", "validate", str(file)).returncode == 0
+
+
+def test_data_import_suggests_the_nearest_form_and_overwrites_nothing(tmp_path: Path) -> None:
+    file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    file.write_text('{"instruction": "Say hi", "output": "hi"}\n')
+    wrong = run_pipelines(ROOT, "data", "import", str(file), "--from", "alpacca", "--out", str(out))
+    assert wrong.returncode == 2
+    assert "alpaca" in wrong.stderr
+    command = ("data", "import", str(file), "--from", "alpaca", "--out", str(out))
+    assert run_pipelines(ROOT, *command).returncode == 0
+    assert json.loads(out.read_text()) == {"prompt": "Say hi", "completion": "hi"}
+    assert run_pipelines(ROOT, *command).returncode == 2

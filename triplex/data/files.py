@@ -190,7 +190,7 @@ def _read_jsonl(file: InputFile) -> Iterator[Record]:
     with file.path.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.isspace():
-                yield Record(str(file.path), "line", number, _parse_object(line, f"{file.path} line {number}"))
+                yield Record(str(file.path), "line", number, parse_object(line, f"{file.path} line {number}"))
 
 
 def _read_json(file: InputFile) -> Iterator[Record]:
@@ -210,7 +210,8 @@ def _read_json(file: InputFile) -> Iterator[Record]:
         yield Record(str(file.path), "object", number, value)
 
 
-def _parse_object(line: str, where: str) -> dict[str, Any]:
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """The object of one line of a .jsonl file; InputError for anything else."""
     if line.lstrip().startswith("["):
         raise InputError(where, "a JSON array; one object a line is read", "rename the file to .json")
     try:

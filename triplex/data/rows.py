@@ -7,7 +7,7 @@ white space; in scripts written without spaces (Chinese, Japanese) one character
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -58,21 +58,41 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def read_rows(records: Iterable[Record], prompt_words: int, max_words: int, counts: Counter[str]) -> Iterator[Row]:
+def _stop(error: InputError) -> None:
+    raise error
+
+
+def read_rows(
+    records: Iterable[Record],
+    prompt_words: int,
+    max_words: int,
+    counts: Counter[str],
+    refuse: Callable[[InputError], None] = _stop,
+) -> Iterator[Row]:
     """The rows of records whose values are keyed by role; `counts` takes what was read, skipped and changed.
 
-    Blank rows and rows whose prompt leaves no room for a completion are skipped. InputError at the first record of
-    another form, with a null, a control character, an unknown label or message role, or an `id` seen before.
+    Blank rows and rows whose prompt leaves no room for a completion are skipped. A record of another form, with a
+    null, a control character, an unknown label or message role, or an `id` seen before is an InputError: `refuse`
+    takes it, and raises it unless the caller wants to hear of all.
     """
     seen: dict[str, int] = {}
     for record in records:
         counts["read"] += 1
-        if "id" in record.values:
-            name = str(record.values["id"])
-            if seen.setdefault(name, record.number) != record.number:
-                raise InputError(record.where, f"id {name!r} as in {record.unit} {seen[name]}", "one id a row")
-        if row := _read_row(record, prompt_words, max_words, counts):
+        try:
+            _refuse_id_seen(record, seen)
+            row = _read_row(record, prompt_words, max_words, counts)
+        except InputError as error:
+            refuse(error)
+            continue
+        if row:
             yield row
+
+
+def _refuse_id_seen(record: Record, seen: dict[str, int]) -> None:
+    if "id" in record.values:
+        name = str(record.values["id"])
+        if seen.setdefault(name, record.number) != record.number:
+            raise InputError(record.where, f"id {name!r} as in {record.unit} {seen[name]}", "one id a row")
 
 
 def truncate(text: str, num_words: int) -> str:
