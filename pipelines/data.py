@@ -11,15 +11,20 @@ from triplex.runs.errors import Exit, InputError
 from triplex.runs.params import PARAMS_FILE, load_yaml, nearest
 
 if TYPE_CHECKING:
+    from pipelines.preview import Sample, Tokens
     from triplex.data.validate import Findings
 
 app = command_line(
     "Data: look at it before hours are spent on it.",
     """
+* `python -m pipelines data show -n 3`: what the stages will read, with tokens, mask, words, phrases and sentences
+* `python -m pipelines data show --perplexity`: each token shaded by its nats under models/sft
 * `python -m pipelines data validate reviews.csv --column text=body`: every problem, with its row
 * `python -m pipelines data import alpaca.json --from alpaca --out rows.jsonl`
 """,
 )
+PREPARED = Path("data/processed/sft.parquet")
+MODELS = (Path("models/sft"), Path("models/base"))
 FORMS = ("alpaca", "sharegpt", "messages")
 
 DataFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .txt, .csv, .json, .jsonl or .parquet.")]
@@ -27,6 +32,95 @@ Columns = Annotated[
     list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help="As data.source.columns; repeatable.")
 ]
 Delimiter = Annotated[str, typer.Option("--delimiter", help="Of a .csv file.")]
+
+
+@app.command(
+    epilog="""
+* `python -m pipelines data show`: the first rows of data/processed/sft.parquet
+* `python -m pipelines data show reviews.csv --column text=body -n 2`: rows of a file, before it is prepared
+* `python -m pipelines data show --perplexity --model models/ppo`
+"""
+)
+def show(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="A data file; none means what was prepared.")
+    ] = None,
+    num_samples: Annotated[int, typer.Option("-n", min=1, help="Samples.")] = 5,
+    perplexity: Annotated[bool, typer.Option("--perplexity", help="Shade each token by its nats.")] = False,
+    model: Annotated[Path | None, typer.Option("--model", metavar="DIR", help="Else models/sft, models/base.")] = None,
+    columns: Columns = None,
+    delimiter: Delimiter = ",",
+) -> None:
+    """Print samples: tokens, what of them counts, words, phrases and sentences, in colours and with marks.
+
+    Tokens are those of the model; without one, words and larger units alone are shown. Exit code 0; 2: a mistake in
+    the input.
+    """
+    samples = _prepared(num_samples) if file is None else _of_file(file, num_samples, columns, delimiter)
+    folder = model or next((each for each in MODELS if (each / "config.json").is_file()), None)
+    if folder is None and perplexity:
+        raise InputError("--perplexity", "no model is there yet", "`dvc repro sft` trains one; or --model DIR")
+    from rich.console import Console
+
+    from pipelines.preview import legend, lines
+
+    console = Console(highlight=False, soft_wrap=False)
+    coloured = console.color_system is not None and not console.no_color
+    tokens = [None] * len(samples) if folder is None else _tokens(folder, samples, perplexity)
+    longest = max((len(each) for each in tokens if each is not None), default=0)
+    for sample, each in zip(samples, tokens, strict=True):
+        for line in lines(sample, each, longest, coloured):
+            console.print(line)
+        console.print()
+    console.print(legend(perplexity))
+    typer.echo("no model here, so no tokens: `dvc repro base` makes one" if folder is None else f"tokens of {folder}")
+
+
+def _prepared(num_samples: int) -> "list[Sample]":
+    from pipelines.preview import Sample
+    from triplex.data.tables import SCHEMAS, read_table
+
+    if not PREPARED.is_file():
+        raise InputError(PREPARED, "no data prepared yet", "`dvc repro prepare` does it, or name a file")
+    rows = read_table(PREPARED, SCHEMAS["sft"]).slice(0, num_samples).to_pylist()
+    return [Sample(row["id"], row["prompt"], row["completion"]) for row in rows]
+
+
+def _of_file(file: Path, num_samples: int, columns: list[str] | None, delimiter: str) -> "list[Sample]":
+    from pipelines.preview import Sample
+
+    found = _read(file, columns, delimiter)
+    if not found.rows:
+        raise found.problems[0]
+    if found.problems:
+        typer.echo(
+            f"{len(found.problems)} rows left out: `python -m pipelines data validate {file}` names them", err=True
+        )
+    rows = enumerate(found.rows[:num_samples], start=1)
+    return [Sample(f"{file} sample {number}", row.prompt, row.completion) for number, row in rows]
+
+
+def _tokens(folder: Path, samples: "list[Sample]", perplexity: bool) -> "list[Tokens | None]":
+    """Each sample's tokens; with `perplexity` the nats of its completion's, given its prompt."""
+    from pipelines.preview import Tokens
+    from triplex.models.loading import load_causal_lm
+    from triplex.perplexity.scorer import FrozenScorer
+
+    model, tokenizer = load_causal_lm(folder)
+
+    def texts(text: str) -> list[str]:
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return [text[first:end] for first, end in offsets]
+
+    found = [Tokens(texts(sample.prompt), texts(sample.completion)) for sample in samples]
+    if not perplexity:
+        return list(found)
+    prompts, completions = [s.prompt for s in samples], [s.completion for s in samples]
+    scored = FrozenScorer(model, tokenizer).score(prompts, completions, strict_boundary=False)
+    return [
+        Tokens(each.prompt, [sample.completion[first:end] for first, end in score.offsets], score.nats.tolist())
+        for sample, each, score in zip(samples, found, scored, strict=True)
+    ]
 
 
 @app.command(

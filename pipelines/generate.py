@@ -72,7 +72,7 @@ def generate(
     columns = []
     with Console(stderr=True).status("") as status:
         for folder in models:
-            status.update(_visible(str(folder)))
+            status.update(visible(str(folder)))
             columns.append(_completions(folder, texts, decoding, seed))
     if as_json:
         for folder, column in zip(models, columns, strict=True):
@@ -128,20 +128,20 @@ def side_by_side(
     table = Table(box=SIMPLE, pad_edge=False, show_edge=False, show_lines=True)
     table.add_column("prompt", style="cyan", overflow="fold")
     for name in models:
-        table.add_column(_visible(name), overflow="fold", ratio=2)
+        table.add_column(visible(name), overflow="fold", ratio=2)
     for prompt, answers in zip(prompts, zip(*columns, strict=True), strict=True):
         for number, row in enumerate(zip(*answers, strict=True)):
-            table.add_row(_visible(prompt if number == 0 else ""), *map(_cell, row))
+            table.add_row(visible(prompt if number == 0 else ""), *map(_cell, row))
     if any(not completion.ended for column in columns for samples in column for completion in samples):
         table.caption = f"{CUT_OFF} not ended after {max_new_tokens} tokens"
     return table
 
 
 def _cell(completion: "Completion") -> Text:
-    cell = _visible(completion.text.strip())
+    cell = visible(completion.text.strip())
     return cell if completion.ended else cell.append(f" {CUT_OFF}", style="dim")
 
 
-def _visible(text: str) -> Text:
+def visible(text: str) -> Text:
     """As it is: no markup, and no control character for the terminal to obey."""
     return Text(text.translate(_SIGNS))
