@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import torch
+
 from benchmarks.pipeline import environment
 from benchmarks.training import Size, write_model
 from triplex.distributed.launch import run_workers
@@ -25,7 +27,7 @@ from triplex.runs import interrupt
 from triplex.runs.params import ComputeConfig
 from triplex.runs.stage import Run
 
-SMALL, LARGE = Size(2, 64, 2, 512, 32), Size(10, 768, 12, 20000, 8)
+SMALL, LARGE = Size(2, 64, 2, 512, 32), Size(10, 768, 12, 20000, 16)
 LEARNING_RATE = 1e-3
 STEPS = {"equality": 20, "throughput": 8, "memory": 3}
 
@@ -110,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=tables)
     interrupt.install()
+    torch.set_num_threads(1)  # the one process has what each worker has
     for name in parser.parse_args().tables:
         print(f"{name}: {environment()}\n")
         tables[name]()
