@@ -114,7 +114,7 @@ def test_check_and_status(toy: Path, api: Api) -> None:
     assert list(rows)[1:] == list(NEEDS)
     assert "changed" in rows["prepare"]
     assert "seed modified" in rows["prepare"]
-    assert "up to date" in rows["base"]
+    assert "will follow" in rows["base"]
     assert "never run" in rows["sft"]
 
 
