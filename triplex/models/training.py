@@ -68,19 +68,19 @@ class SupervisedTrainer:
                 self._digests.resume(len(self.losses))
                 progress = stack.enter_context(StepProgress(self.name, self.num_steps, done=len(self.losses)))
             for step in range(len(self.losses), self.num_steps):
-                self._step(step)
+                learnt = self._step(step)
                 asked = self.strategy.largest(interrupt.requested() or 0)
                 if (step + 1) % self.config.checkpoint_every == 0 or asked:
                     self._save()
                 if progress:
-                    progress.advance(loss=self.losses[-1])
+                    progress.advance(num_tokens=learnt, loss=self.losses[-1])
                 if asked:
                     raise interrupt.Interrupted(asked)
         tail = self.losses[-max(1, self.num_steps // 10) :]
         return sum(tail) / len(tail)
 
-    def _step(self, step: int) -> None:
-        """One descent on a batch, to which each worker adds the gradient of its part."""
+    def _step(self, step: int) -> int:
+        """One descent on a batch, to which each worker adds the gradient of its part; returns the batch's tokens."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
         batch = {name: tensor.to(self.device) for name, tensor in self.collate(self._batch(step)).items()}
@@ -102,6 +102,7 @@ class SupervisedTrainer:
             raise InputError(f"{self.name} step {step}", what, "lower the learning rate, or look at the texts")
         if self.strategy.is_first:
             self._digests.append(self._digest(step, batch))
+        return num_tokens(batch)
 
     def _batch(self, step: int) -> list[Any]:
         """The rows of a step: an epoch is a permutation, cut."""
@@ -161,6 +162,12 @@ class SupervisedTrainer:
         self.losses = json.loads((path / STATE).read_text(encoding="utf-8"))["losses"]
         if self.strategy.is_first:
             print(f"{self.name}: goes on after step {len(self.losses)} of {self.num_steps}", flush=True)
+
+
+def num_tokens(batch: Batch) -> int:
+    """Of a batch, without its padding where it has a mask; packed blocks have next to none."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

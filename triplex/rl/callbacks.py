@@ -41,7 +41,7 @@ class Callback:
 
 
 class Progress(Callback):
-    """A bar with the time left on a terminal, a line every few seconds elsewhere, with reward and KL beside it."""
+    """A bar with the time left on a terminal, a line every few seconds elsewhere; reward, KL and speed beside it."""
 
     def on_train_begin(self, trainer: "Trainer", first_step: int) -> None:
         self._progress = StepProgress(trainer.run.name, trainer.config.num_steps, done=first_step).__enter__()
@@ -49,7 +49,8 @@ class Progress(Callback):
         self._end = weakref.finalize(self, self._progress.__exit__, None, None, None)
 
     def on_step_end(self, trainer: "Trainer", step: int, metrics: dict[str, Any]) -> None:
-        self._progress.advance(reward=metrics["reward"], kl=metrics["kl"])
+        num_tokens = round(metrics["completions/mean_length"] * trainer.config.batch_size)
+        self._progress.advance(num_tokens=num_tokens, reward=metrics["reward"], kl=metrics["kl"])
 
     def on_train_end(self, trainer: "Trainer") -> None:
         self._end()

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -357,7 +358,7 @@ def test_progress_is_told(tmp_path: Path, tiny_lm: Callable[..., Any], capsys: p
     train(tiny_lm(), tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("test 8/8  0 s left  loss ")
+    assert re.fullmatch(r"test 8/8  0:00:00 left  loss \d\.\d+  [\d,]+ tokens/s", lines[0])
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

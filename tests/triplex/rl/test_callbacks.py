@@ -38,7 +38,7 @@ class SmallTrainer:
     reasons: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.config = SimpleNamespace(num_steps=self.num_steps)
+        self.config = SimpleNamespace(num_steps=self.num_steps, batch_size=4)
         self.run = SimpleNamespace(name="train@ppo")
 
     def stop(self, reason: str) -> None:
@@ -52,7 +52,7 @@ class SmallTrainer:
         for step, kl in enumerate(kls, first):
             if self.reasons:
                 break
-            self.metrics.append({"step": step, "reward": 0.5, "kl": kl})
+            self.metrics.append({"step": step, "reward": 0.5, "kl": kl, "completions/mean_length": 8.25})
             for callback in self.callbacks:
                 callback.on_step_end(self, step, self.metrics[-1])  # type: ignore[arg-type]
         for callback in self.callbacks:
@@ -114,9 +114,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(interrupted_after: i
     assert len(resumed.reasons) == 1
 
 
-def test_progress_shows_reward_and_kl(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_reward_kl_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
     SmallTrainer([Progress()], num_steps=2).go(0.1, 0.25)
-    assert capsys.readouterr().out == "train@ppo 2/2  0 s left  reward 0.5  kl 0.25\n"
+    line = r"train@ppo 2/2  0:00:00 left  reward 0.5  kl 0.25  [\d,]+ tokens/s\n"
+    assert re.fullmatch(line, capsys.readouterr().out)
 
 
 def test_after_a_resume_only_own_steps_count_for_the_time_left(
@@ -126,7 +127,7 @@ def test_after_a_resume_only_own_steps_count_for_the_time_left(
     monkeypatch.setattr("triplex.runs.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     rows = [{"step": step, "reward": 0.5, "kl": 0.0} for step in range(100)]
     SmallTrainer([Progress()], num_steps=103, metrics=rows).go(0.25)
-    assert re.match(r"train@ppo 101/103  12 s left  reward", capsys.readouterr().out)
+    assert re.match(r"train@ppo 101/103  0:00:12 left  reward", capsys.readouterr().out)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
@@ -137,10 +138,12 @@ def test_the_terminal_has_its_cursor_back_after_an_error_too(ends: str, shown: s
         from triplex.rl.callbacks import Progress
 
         def train(progress):
-            trainer = SimpleNamespace(run=SimpleNamespace(name="train@ppo"), config=SimpleNamespace(num_steps=4))
+            config = SimpleNamespace(num_steps=4, batch_size=4)
+            trainer = SimpleNamespace(run=SimpleNamespace(name="train@ppo"), config=config)
             progress.on_train_begin(trainer, 0)
             for step in range(2):
-                progress.on_step_end(trainer, step, {{"reward": 0.5, "kl": 0.25}})
+                metrics = {{"reward": 0.5, "kl": 0.25, "completions/mean_length": 8.25}}
+                progress.on_step_end(trainer, step, metrics)
             {ends}
             progress.on_train_end(trainer)
 
