@@ -26,6 +26,8 @@ def import_ray() -> Any:
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_DEDUP_LOGS": "0",
         "RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TRAIN_METRICS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0",  # in an environment not the workers'
+        "RAY_worker_niceness": "0",  # by Ray's 15 whatever else runs on the machine comes before the training
     }  # fmt: skip
     if ADDRESS not in os.environ:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # by which Ray, on any system, stays on loopback
