@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from triplex.distributed.chunks import mapper_of
-from triplex.distributed.ray import cluster, import_ray
+from triplex.distributed.ray_cluster import cluster, import_ray
 from triplex.distributed.worker import tell, told
 from triplex.runs.errors import InputError
 from triplex.runs.params import ComputeConfig

@@ -39,12 +39,16 @@ class Job:
 
 def died(compute: ComputeConfig, state: str) -> InputError:
     """What to say where workers were lost too often; `state` is the run's folder."""
-    what = f"workers died more than {compute.max_failures} times; the last checkpoint is kept"
+    return lost("params.yaml: compute.max_failures", f"workers died more than {compute.max_failures} times", state)
+
+
+def lost(where: str, what: str, state: str) -> InputError:
+    """What to say where a training cannot go on with the workers that it began with."""
     remedy = (
         "look above for why, then start the stage again; with fewer workers, in other last bits, under"
         f" {GO_ON_FROM}={os.path.relpath(state)}"
     )
-    return InputError("params.yaml: compute.max_failures", what, remedy)
+    return InputError(where, f"{what}; the last checkpoint is kept", remedy)
 
 
 @contextmanager
