@@ -36,7 +36,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # not --quiet, which hides the warnings from --strict too
 	$(BIN)/python -m pytest tests/test_architecture.py tests/security/test_source.py
 
 repro-check: .venv/installed

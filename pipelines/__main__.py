@@ -66,15 +66,15 @@ def run(
     TRIPLEX_PARALLEL_STAGES (2) is the number of stages side by side. Exit code 0: done; 1: a stage failed;
     2: a mistake in the input; 75: a flow is running already; 130: Ctrl-C; 143: SIGTERM.
     """
-    from pipelines import environment
-    from pipelines.overrides import parse
+    from pipelines import environment, overrides
     from pipelines.request import one_flow_at_a_time, prepare
     from pipelines.server import start_server
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))
     environment.prepare()
     try:
-        params = parse(assignments or [])
+        params = overrides.parse(assignments or [])
+        overrides.check(params)  # what can be told before anything starts
         wait_for_server = start_server()
         with one_flow_at_a_time():
             prepare(stages or [], only, params)  # the flow does the same; here a mistake is told without a traceback

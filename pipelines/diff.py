@@ -1,11 +1,13 @@
 """`python -m pipelines diff`: where two runs part, from their manifests and digests."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from triplex.runs.errors import Exit, InputError
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 * `python -m pipelines diff ../other .`: two folders
 * `python -m pipelines diff HEAD~1 .`: an older run, from DVC's cache, and the one here
+* `python -m pipelines diff ../other . --json | jq -r '.[] | select(.kind == "params").place'`
 """
 _HASH_DIGITS = 12
 
@@ -33,6 +36,7 @@ class Row(NamedTuple):
 def diff(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A folder or a git revision.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="A folder or a git revision.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
     """Name what differs between two runs, causes first: code, parameters, environment, inputs.
 
@@ -44,15 +48,13 @@ def diff(
 
     with run_folder(run_a, Path("reports")) as one, run_folder(run_b, Path("reports")) as other:
         rows = list(differences(one, other))
-    console = Console(highlight=False)
-    if not rows:
-        console.print("the same: code, parameters, environment, inputs, outputs", markup=False)
-        return
-    table = Table("differs", "in", "first at", "A", "B", box=None)
-    for row in rows:
-        table.add_row(*map(_escaped, row))
-    console.print(table)
-    raise typer.Exit(Exit.FAILED)
+    if as_json:
+        typer.echo(json.dumps([row._asdict() for row in rows]))
+    elif rows:
+        _print_table(rows)
+    else:
+        typer.echo("the same: code, parameters, environment, inputs, outputs")
+    raise typer.Exit(Exit.FAILED if rows else Exit.DONE)
 
 
 def differences(one: Path, other: Path) -> Iterator[Row]:
@@ -141,5 +143,8 @@ def _shortened(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+def _print_table(rows: list[Row]) -> None:
+    table = Table("differs", "in", "first at", "A", "B", box=None)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console(highlight=False).print(table)

@@ -76,7 +76,8 @@ def stage_modules() -> dict[str, str]:
 def _matching(graph: dict[str, Stage], name: str) -> list[str]:
     found = [known for known in graph if name in (known, known.split("@")[0])]
     if not found:
-        raise InputError("stage", f"{name!r} is not in {DVC_FILE}", nearest(name, graph))
+        families = {known.split("@")[0] for known in graph}
+        raise InputError("stage", f"{name!r} is not in {DVC_FILE}", nearest(name, {*graph, *families}))
     return found
 
 

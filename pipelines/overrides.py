@@ -1,6 +1,7 @@
 """`key=value` written into params.yaml, its comments and layout kept."""
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
-from pipelines.check import check_params
+from pipelines.check import check_params, check_schema
 from triplex.runs.errors import InputError
 from triplex.runs.files import atomic_path
 from triplex.runs.params import PARAMS_FILE, load_yaml, nearest, parse_yaml
@@ -24,11 +25,17 @@ def parse(assignments: list[str]) -> dict[str, Any]:
             raise InputError(f"-S {assignment}", "not key=value", "for example: -S ppo.learning_rate=1e-5")
         try:
             values[key] = parse_yaml(text)
-        except (YAMLError, ValueError, RecursionError) as error:  # as in a file: an impossible date, 10,000 brackets
+        except (YAMLError, ValueError) as error:  # as in a file: an impossible date
             reason = (getattr(error, "problem", None) or str(error)).partition("\n")[0]
             what = f"the value is not YAML ({reason})"
             raise InputError(f"-S {assignment[:80]}", what, "quote it: -S 'key=\"text\"'") from error
     return values
+
+
+def check(values: dict[str, Any], path: Path = PARAMS_FILE) -> None:
+    """InputError, at once, for a key that params.yaml does not have or a value that the schema refuses."""
+    document, _ = _assigned(values, path)
+    check_schema(document)
 
 
 def apply(values: dict[str, Any], path: Path = PARAMS_FILE) -> None:
@@ -36,12 +43,9 @@ def apply(values: dict[str, Any], path: Path = PARAMS_FILE) -> None:
 
     InputError for a key that the file does not have, or a value that its stage does not take.
     """
-    if not values:
-        return
-    document, layout = read_document(path)
-    for key, value in values.items():
-        _assign(document, key, value)
-    write_document(document, layout, path)
+    if values:
+        document, layout = _assigned(values, path)
+        write_document(document, layout, path)
 
 
 def read_document(path: Path) -> tuple[Any, YAML]:
@@ -76,14 +80,22 @@ def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def _assigned(values: dict[str, Any], path: Path) -> tuple[Any, YAML]:
+    document, layout = read_document(path)
+    for key, value in values.items():
+        _assign(document, key, value)
+    return document, layout
+
+
 def _assign(document: Any, key: str, value: Any) -> None:
     node, parts = document, key.split(".")
     for depth, part in enumerate(parts):
         index = int(part) if isinstance(node, list) and part.isdecimal() else part
         known = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
         if index not in known:
-            names = [name for name, _ in leaves(document)]
-            raise InputError(f"{PARAMS_FILE}: {key}", "unknown key", nearest(key, names))
+            close = get_close_matches(key, [name for name, _ in leaves(document)], n=1)
+            beside = [".".join([*parts[:depth], str(name)]) for name in known]
+            raise InputError(f"{PARAMS_FILE}: {key}", "unknown key", nearest(key, close or beside))
         if depth == len(parts) - 1:
             node[index] = _as_written(node[index], value)
         else:

@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, create_model
 
+from pipelines.check import SCHEMA
 from pipelines.graph import stage_modules
 from triplex.runs.files import write_text
 from triplex.runs.params import SECTIONS, Section
 
-SCHEMA, PAGE = Path("params.schema.json"), Path("docs/parameters.md")
+PAGE = Path("docs/parameters.md")
 
 _INTRODUCTION = """# Parameters
 

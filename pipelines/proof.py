@@ -18,6 +18,7 @@ from triplex.runs.params import nearest
 
 #: numbers a, b of runs in two environments count as equal where |a - b| <= TOLERANCE * (1 + |b|)
 TOLERANCE = 1e-3
+#: from the least to the most
 LEVELS = {
     "D0": "seeded: the same data, parameters and seeds, other numbers",
     "D3": f"equal within {TOLERANCE:g} * (1 + |value|)",
@@ -31,12 +32,27 @@ class Verdict:
 
     stage: str
     difference: str | None
-    level: str
+    level: str | None
 
 
-def prove(run: str, stage: str | None, steps: int | None) -> bool:
-    """Whether the run is what its commit gives, told line by line; the work of `python -m pipelines verify`."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+@dataclass(frozen=True)
+class Proof:
+    """Of a run: what its stages have shown, and the least level among them; None where a file is not what was written.
+
+    The last verdict is the one that ended a proof that failed.
+    """
+
+    level: str | None
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def matches(self) -> bool:
+        """Whether the run is what its commit gives."""
+        return self.level not in (None, "D0")
+
+
+def prove(run: str, stage: str | None, steps: int | None, console: Console) -> Proof:
+    """Hold the run to its commit, told line by line; the work of `python -m pipelines verify`."""
     with run_folder(run) as root:
         lock = read_lock(root)
         names = _chosen(root, lock, stage, steps)
@@ -44,20 +60,21 @@ def prove(run: str, stage: str | None, steps: int | None) -> bool:
         for name, locked in lock.items():
             if (problem := next(problems(root, name, locked), None)) is not None:
                 console.print(f"DIFFERS: {name}, from what the run wrote\n  {problem}")
-                return False
+                return Proof(None, (Verdict(name, problem, None),))
         num_files = len({file for locked in lock.values() for out in locked.outs for file in hash_files(root / out)})
         console.print(f"{num_files} files of {len(lock)} stages: as dvc.lock and the manifests say")
-        level, done = "D1", []
+        verdicts = []
         for verdict in _again(root, lock, names, steps):
             console.print(f"{verdict.stage}: {verdict.difference or 'the same'}")
-            level = min(level, verdict.level, key=list(LEVELS).index)
-            done.append(verdict.stage)
-            if level == "D0":
+            verdicts.append(verdict)
+            if verdict.level == "D0":
                 break
-    what = f"the first {steps} steps of {', '.join(done)}" if steps else ", ".join(done)
-    console.print(f"{'DIFFERS: ' + done[-1] if level == 'D0' else 'MATCH: ' + what}")
+    level = next(level for level in LEVELS if level in {verdict.level for verdict in verdicts})
+    done = ", ".join(verdict.stage for verdict in verdicts)
+    what = f"the first {steps} steps of {done}" if steps else done
+    console.print(f"{'DIFFERS: ' + verdicts[-1].stage if level == 'D0' else 'MATCH: ' + what}")
     console.print(f"reproducibility {level}: {LEVELS[level]}")
-    return level != "D0"
+    return Proof(level, tuple(verdicts))
 
 
 def _chosen(root: Path, lock: dict[str, Locked], stage: str | None, steps: int | None) -> list[str]:

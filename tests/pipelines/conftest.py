@@ -173,7 +173,8 @@ class Api:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
-    return make_repository(folder, {"params.yaml": PARAMS, "dvc.yaml": DVC_YAML, "step.py": STEP})
+    files = {"params.yaml": PARAMS, "params.schema.json": "{}", "dvc.yaml": DVC_YAML, "step.py": STEP}
+    return make_repository(folder, files)
 
 
 @pytest.fixture

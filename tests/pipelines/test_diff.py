@@ -131,6 +131,10 @@ def test_the_command_says_so_and_exits(one: Path, tmp_path: Path, monkeypatch: p
     done = CliRunner().invoke(app, ["diff", str(one), str(other)])
     assert done.exit_code == 1
     assert "step 2: rewards" in done.output
+    done = CliRunner().invoke(app, ["diff", str(one), str(other), "--json"])
+    assert done.exit_code == 1
+    found = {"kind": "result", "where": "base", "place": "step 2: rewards", "one": "r2", "other": "x"}
+    assert json.loads(done.stdout)[0] == found
     done = CliRunner().invoke(app, ["diff", str(one), str(one)])
     assert done.exit_code == 0
     assert "the same" in done.output

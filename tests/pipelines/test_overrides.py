@@ -1,9 +1,11 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines.overrides import apply, parse
+from pipelines.overrides import apply, check, parse
 from tests.pipelines.conftest import PARAMS
 from triplex.runs.errors import InputError
 from triplex.runs.params import load_yaml
@@ -101,3 +103,39 @@ def test_a_list_on_one_line_stays_on_it_with_its_comment_however_often(
         assert f"algorithms: [{', '.join(names)}] " in file.read_text()
     changed = [line for line in file.read_text().splitlines() if line not in before.splitlines()]
     assert {line.split("#")[0].strip() for line in changed} <= {"algorithms: [ppo, grpo]", "value: {kind: head}"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("train.kl_coef", "abc", "'abc' is not of type 'number'\n  remedy: docs/parameters.md: reward or loss per nat"),
+        ("train.kl_coef", -1, "-1 is less than the minimum of 0"),
+        ("train.backend", "tlr", "did you mean 'trl'?"),
+        ("algorithms", ["ppo", "pppo"], r"algorithms[1]: 'pppo' is not one of"),
+        ("train.kl_coff", 1, "did you mean 'train.kl_coef'?"),
+        ("foo", 1, "known: algorithms, base, baseline"),
+    ],
+)
+def test_what_the_schema_refuses_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: object, said: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError) as raised:
+        check({key: value})
+    assert said in str(raised.value)
+
+
+def test_a_mistake_in_a_run_is_told_before_anything_heavy_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    program = """if True:
+        import sys
+        sys.argv = ["pipelines", "run", "-S", "train.kl_coef=abc"]
+        try:
+            from pipelines.__main__ import main
+            main()
+        except SystemExit as end:
+            print(end.code, sys.modules.keys() & {"torch", "transformers", "prefect", "dvc"})
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "2 set()\n"
+    assert "'abc' is not of type 'number'" in done.stderr

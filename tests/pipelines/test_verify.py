@@ -1,5 +1,6 @@
 """Verification of a toy run of two stages, one of which trains: planted differences are found and named."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from pipelines.__main__ import app
 from pipelines.clone import first_rows
-from pipelines.proof import prove
+from pipelines.proof import Proof, prove
 from pipelines.rehash import Locked, read_lock
 from tests.pipelines.conftest import ROOT, environment, make_repository
 from triplex.runs.errors import InputError
@@ -95,15 +99,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the finished run, in which the test stands; the stages of its clones find this repository."""
-    folder = Path(shutil.copytree(finished, tmp_path / "run", symlinks=True))
+    without_databases = shutil.ignore_patterns("site")  # of DVC, which come and go
+    folder = Path(shutil.copytree(finished, tmp_path / "run", symlinks=True, ignore=without_databases))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return folder
 
 
+def proof(run: str, stage: str | None = None, steps: int | None = None) -> Proof:
+    return prove(run, stage, steps, Console(soft_wrap=True))
+
+
 def told(capsys: pytest.CaptureFixture[str], stage: str | None = None, steps: int | None = None) -> tuple[bool, str]:
     """Whether the run is proved, and what was said."""
-    return prove(".", stage, steps), capsys.readouterr().out
+    return proof(".", stage, steps).matches, capsys.readouterr().out
 
 
 def test_a_whole_run_matches_and_leaves_nothing_behind(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +145,17 @@ def test_a_changed_token_is_named_with_column_and_row(run: Path, capsys: pytest.
     proved, text = told(capsys)
     assert not proved
     assert "data/rows/rows.parquet: column ids, row 1[1]: 5 | 4" in text
+
+
+def test_a_script_gets_one_json_object(run: Path) -> None:
+    """What is told line by line goes to standard error."""
+    (run / "data/rows/rows.parquet").unlink()
+    done = CliRunner().invoke(app, ["verify", "--json"])
+    assert done.exit_code == 1
+    difference = "data/rows/rows.parquet: missing, though the manifest of prepare has it"
+    found = {"stage": "prepare", "difference": difference, "level": None}
+    assert json.loads(done.stdout) == {"matches": False, "level": None, "stages": [found]}
+    assert "DIFFERS: prepare" in done.stderr
 
 
 def test_without_the_cache_the_hashes_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +198,7 @@ def test_what_is_not_committed_is_named(run: Path) -> None:
     (run / "step.py").write_text(STEP + "print()\n")
     (run / "new.py").touch()
     with pytest.raises(InputError, match=r"differs from its last commit: step.py, new.py"):
-        prove(".", None, None)
+        proof(".")
 
 
 def test_a_run_that_is_not_reproduced_is_named_with_file_tensor_and_step(
@@ -233,20 +253,20 @@ def test_an_older_revision_comes_from_the_cache(run: Path, capsys: pytest.Captur
     git(run, "add", "--force", "dvc.lock")
     git(run, "commit", "-qm", "lock")
     shutil.rmtree(run / "models")
-    assert prove("HEAD", "sft", None)
+    assert proof("HEAD", "sft").matches
     assert "MATCH: sft" in capsys.readouterr().out
 
 
 def test_mistakes_are_told(run: Path) -> None:
     with pytest.raises(InputError, match="neither a folder nor a git revision"):
-        prove("v9.9", None, None)
+        proof("v9.9")
     with pytest.raises(InputError, match="did you mean 'sft'"):
-        prove(".", "stf", None)
+        proof(".", "stf")
     with pytest.raises(InputError, match="nothing was trained"):
-        prove(".", "prepare", 3)
+        proof(".", "prepare", 3)
     (run / "dvc.lock").write_text("")
     with pytest.raises(InputError, match="missing or empty"):
-        prove(".", None, None)
+        proof(".")
 
 
 def test_the_lock_is_read_as_dvc_wrote_it(run: Path) -> None:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.composer import ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, ScalarEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from triplex.runs.errors import InputError
 
@@ -28,6 +28,8 @@ SECTIONS = (
 _TRAP = re.compile(
     r"[-+]?(0b[01_]+|0[ox][0-9a-fA-F]*_[0-9a-fA-F_]*|(0[0-9][0-9_]*|[0-9]+_[0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?)"
 )
+
+_DEPTH = 50
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -115,7 +117,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         line = f" line {mark.line + 1}" if mark else ""
         problem = (error.problem or "not valid YAML").split("\n")[0]
         raise InputError(f"{path}{line}", problem, "see https://yaml.org/spec/1.2.2") from error
-    except (YAMLError, ValueError, RecursionError) as error:  # a control character, an impossible date, 10,000 brackets
+    except (YAMLError, ValueError) as error:  # a control character, an impossible date
         raise InputError(path, f"not valid YAML ({error})", "restore the file") from error
     if not isinstance(value, dict):
         raise InputError(path, f"holds {type(value).__name__}, not a mapping of sections")
@@ -123,10 +125,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML 1.2 text; YAMLError, ValueError or RecursionError for what is none, an alias, or a number
-    that other readers of YAML take for another."""
+    """The value of a YAML 1.2 text; YAMLError or ValueError for what is none, an alias, a number that other readers of
+    YAML take for another, or values in values more than _DEPTH deep, on which a reader spends minutes."""
+    depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
-        problem = ""
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        problem = f"more than {_DEPTH} brackets or indentations deep" if depth > _DEPTH else ""
         if isinstance(event, AliasEvent):  # a few of them can stand for more values than memory holds
             problem = f"alias *{event.anchor}, write its value out"
         elif isinstance(event, ScalarEvent) and event.implicit[0] and _TRAP.fullmatch(event.value):

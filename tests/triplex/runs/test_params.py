@@ -216,7 +216,7 @@ def bad(number: int, name: str, key: str, new: str, said: str) -> object:
         bad(43, "control-character", "seed", "seed: \x07", "special characters are not allowed"),
         bad(43, "impossible-date", "seed", "seed: 2026-13-45", "month must be in 1..12"),
         bad(43, "python-tag", "seed", "seed: !!python/object:os.system x", "could not determine a constructor"),
-        bad(43, "brackets", "seed", "seed: " + "[" * 500 + "]" * 500, "recursion"),
+        bad(43, "brackets", "seed", "seed: " + "[" * 10_000, "more than 50 brackets or indentations deep"),
         bad(44, "placeholder", "seed", "seed: ${SEED}", "seed = '${SEED}' has a placeholder, and none is filled in"),
         bad(44, "part", "base.model.architecture", "architecture: a${B}", "base.model.architecture = 'a${B}' has a pl"),
         bad(44, "braces", "seed", 'seed: "{{ seed }}"', "seed = '{{ seed }}': Input should be a valid integer"),
