@@ -9,8 +9,10 @@ from triplex.data.tables import SCHEMAS, read_table
 from triplex.distributed.launch import run_workers
 from triplex.distributed.strategy import Strategy
 from triplex.models.base import BaseConfig, base_model
+from triplex.models.card import write_card
 from triplex.models.saving import num_parameters, save_model
 from triplex.models.scratch import ScratchConfig
+from triplex.models.sources import named
 from triplex.runs.digests import publish
 from triplex.runs.errors import errors_in_words
 from triplex.runs.guard import guarded
@@ -39,6 +41,13 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
             print(f"base: {num_parameters(model):,} parameters, {len(tokenizer):,} tokens in the vocabulary -> {OUT}")
 
 
+def made(config: BaseConfig) -> str:
+    """How the model came to be, in a sentence."""
+    if isinstance(config.model, ScratchConfig):
+        return f"A {config.model.architecture} language model, trained from scratch on `{CORPUS}`."
+    return f"A language model: {named(config.model)}."
+
+
 def main() -> None:
     """Run the stage."""
     with errors_in_words():
@@ -49,6 +58,7 @@ def main() -> None:
                 run_workers(params.compute, "stages.base", given, run)
             else:  # there is nothing to train
                 work(given, run, Strategy())
+            write_card(OUT, run.name, params, made(params.base))
             publish("base", run.state)
 
 

@@ -9,10 +9,11 @@ import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silen
 from triplex.data.tables import SCHEMAS, read_table
 from triplex.distributed.launch import run_workers
 from triplex.distributed.strategy import Strategy
+from triplex.models.card import write_card
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm, load_classifier
 from triplex.models.saving import save_model
-from triplex.models.sources import FolderConfig, HubConfig, model_folder
+from triplex.models.sources import FolderConfig, HubConfig, model_folder, named
 from triplex.perplexity.config import PerplexityConfig
 from triplex.rewards.calibration import Moments, Samples, calibrate, sample_sft
 from triplex.rewards.folder import CLASSIFIER, PLUGINS, PREFERENCE, RewardConfig, RewardSpec, load_part, save_spec
@@ -85,8 +86,17 @@ def make_models(params: Params, run: Run) -> dict[str, float]:
         given = {"params": params.model_dump_json(by_alias=True, exclude_none=True)}
         run_workers(params.compute, "stages.reward", given, run)
     for name, model in sources.items():
-        if isinstance(model, FolderConfig | HubConfig):
-            save_model(OUT / name, *load_classifier(model_folder(model), precision))
+        match model:
+            case FolderConfig() | HubConfig():
+                save_model(OUT / name, *load_classifier(model_folder(model), precision))
+                made = f"A sequence classifier: {named(model)}."
+            case TrainedClassifier():
+                made = f"`{BASE}` with a head that tells positive from negative texts."
+            case TrainedPreference():
+                made = f"`{BASE}` with a head whose logit is higher for the text that would be preferred."
+            case _:
+                continue
+        write_card(OUT / name, run.name, params, made, "text-classification")
     for plugin in config.plugins:
         (OUT / PLUGINS).mkdir(parents=True, exist_ok=True)
         copyfile(plugin_file(plugin), OUT / PLUGINS / f"{plugin.name}.py")

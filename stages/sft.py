@@ -8,8 +8,8 @@ import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silen
 from triplex.data.tables import SCHEMAS, read_table
 from triplex.distributed.launch import run_workers
 from triplex.distributed.strategy import Strategy
+from triplex.models.card import write_card
 from triplex.models.loading import load_causal_lm
-from triplex.models.lora import without_adapters
 from triplex.models.saving import save_model
 from triplex.models.sft import SFTConfig, fine_tune
 from triplex.runs.digests import publish
@@ -38,7 +38,7 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
     model = fine_tune(params.sft, params.compute.precision, model, tokenizer, pairs, run, strategy)
     with strategy.whole():
         if strategy.is_first:
-            save_model(OUT, without_adapters(model, params.sft.lora), tokenizer)
+            save_model(OUT, model, tokenizer)
             print(f"sft: fine-tuned on {min(len(pairs), params.sft.num_examples):,} pairs -> {OUT}")
 
 
@@ -49,6 +49,7 @@ def main() -> None:
         with run_stage("sft", params) as run:
             given = {"params": params.model_dump_json(by_alias=True, exclude_none=True)}
             run_workers(params.compute, "stages.sft", given, run)
+            write_card(OUT, run.name, params, f"`{BASE}`, fine-tuned to complete prompts.")
             publish("sft", run.state)
 
 

@@ -15,9 +15,10 @@ from triplex.backends.trl_run import TRLRun
 from triplex.data.tables import SCHEMAS, read_table
 from triplex.distributed.launch import check_installed, run_workers
 from triplex.distributed.strategy import Strategy
+from triplex.models.card import write_card
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm, load_classifier
-from triplex.models.lora import with_adapters, without_adapters
+from triplex.models.lora import with_adapters
 from triplex.models.policy import Policy
 from triplex.models.saving import save_model
 from triplex.models.value import ValueHead, ValueNetwork
@@ -161,9 +162,9 @@ def train_natively(params: Params, algorithm: Algorithm, name: str, run: Run, re
     trainer.train()
     with strategy.whole():
         if fast:
-            unsloth.save_policy(OUT / name, model, tokenizer)
+            unsloth.save_policy(OUT / name, model, tokenizer, **sampling(config))
         elif strategy.is_first:
-            save_model(OUT / name, without_adapters(model, config.lora), tokenizer)
+            save_model(OUT / name, model, tokenizer, **sampling(config))
     return trainer
 
 
@@ -177,8 +178,13 @@ def train_with_trl(params: Params, algorithm: Algorithm, name: str, run: Run, re
         precision=params.compute.precision, callbacks=callbacks(run, params.train, name, Strategy()),
         value_model=preference_model()[0] if from_reward else None,
     )  # fmt: skip
-    save_model(OUT / name, model, tokenizer)
+    save_model(OUT / name, model, tokenizer, **sampling(params.train))
     return trainer
+
+
+def sampling(config: TrainConfig) -> dict[str, Any]:
+    """How the policy was sampled, for its generation config."""
+    return {"temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
 
 
 def main(name: str) -> None:
@@ -191,6 +197,7 @@ def main(name: str) -> None:
             check(params)
             given = {"name": name, "params": params.model_dump_json(by_alias=True, exclude_none=True)}
             run_workers(params.compute, "stages.train", given, run)
+            write_card(OUT / name, run.name, params, f"`{SFT}`, tuned by `{name}` for the reward in `{REWARD}`.")
             print(f"train: {name} -> {OUT / name}")
 
 

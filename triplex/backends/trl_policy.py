@@ -36,7 +36,7 @@ from triplex.backends.trl_run import TRLRun
 from triplex.models.causal import position_ids
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm
-from triplex.models.lora import with_adapters, without_adapters
+from triplex.models.lora import with_adapters
 from triplex.rewards.composite import CompositeReward
 from triplex.rl.algorithm import Algorithm, GroupConfig
 from triplex.rl.callbacks import Callback
@@ -55,7 +55,7 @@ def train_policy(
     config: TrainConfig, name: str, algorithm: Algorithm, folder: str | Path, reward: CompositeReward,
     prompts: Prompts, run: Run, *, precision: str, callbacks: Sequence[Callback] = (), value_model: Any = None,
 ) -> tuple[Any, Any, TRLRun]:  # fmt: skip
-    """(the causal LM of `folder` after num_steps steps of TRL's trainer, its adapters merged; the tokenizer; the run).
+    """(the causal LM of `folder`, in its adapters if any, after num_steps steps of TRL's trainer; tokenizer; the run).
 
     `value_model`: for PPO's value.kind reward_model, a one-label classifier. The callbacks write the files. GRPO and
     RLOO resume from the newest checkpoint in `run.state` that verifies and end with the bytes of an uninterrupted run:
@@ -83,9 +83,8 @@ def train_policy(
     else:
         trainer = _group_trainer(training, name, policy, precision)
     training.train(trainer)
-    trained = without_adapters(policy, config.lora)
-    trained.generation_config = generation  # where TRL writes its own end-of-text id
-    return trained.eval(), tokenizer, training
+    model.generation_config = generation  # where TRL writes its own end-of-text id
+    return policy.eval(), tokenizer, training
 
 
 class _Quiet:

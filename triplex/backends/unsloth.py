@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from triplex.models.optim import LoraConfig
+from triplex.models.saving import ADAPTER, generation_config, save_adapters
 from triplex.runs.errors import InputError
 
 #: the linear layers of the families that Unsloth loads (Llama, Mistral, Qwen, Gemma)
@@ -51,6 +52,11 @@ def load_policy(folder: str | Path, lora: LoraConfig, precision: str, *, seed: i
     return model, tokenizer
 
 
-def save_policy(folder: str | Path, model: Any, tokenizer: Any) -> None:
-    """Write the Hugging Face folder of `model`, adapters merged into 16-bit weights. Not run on a GPU here."""
+def save_policy(
+    folder: str | Path, model: Any, tokenizer: Any, *, temperature: float, max_new_tokens: int | None
+) -> None:
+    """As `save_model` of triplex/models/saving.py, adapters merged into 16-bit weights. Not run on a GPU here."""
+    save_adapters(Path(folder) / ADAPTER, model)
+    config = generation_config(model, tokenizer, temperature, max_new_tokens)
     model.save_pretrained_merged(str(folder), tokenizer, save_method="merged_16bit")
+    config.save_pretrained(folder)

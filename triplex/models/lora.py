@@ -1,4 +1,4 @@
-"""Low-rank adapters around a model, and their end in its weights."""
+"""Low-rank adapters around a model."""
 
 from typing import Any
 
@@ -16,8 +16,3 @@ def with_adapters(model: Any, config: LoraConfig) -> Any:
         r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     return get_peft_model(model, adapters)
-
-
-def without_adapters(model: Any, config: LoraConfig) -> Any:
-    """The plain model that `with_adapters` wrapped, its adapters merged into the weights."""
-    return model if config.rank == 0 else model.merge_and_unload()

@@ -20,7 +20,7 @@ class OptimConfig(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adapters (arXiv 2106.09685) on all linear layers; merged into the weights when training ends."""
+    """Low-rank adapters (arXiv 2106.09685) on all linear layers; kept as `adapter`, and merged when training ends."""
 
     rank: int = described("0 trains all weights", source="arXiv 2106.09685", ge=0)
     alpha: int = described("the adapters are scaled by alpha / rank", source="arXiv 2106.09685", ge=1)

@@ -35,6 +35,13 @@ def model_folder(config: FolderConfig | HubConfig) -> Path:
     return _download(config) if isinstance(config, HubConfig) else _checked(config)
 
 
+def named(config: FolderConfig | HubConfig) -> str:
+    """The model in Markdown: which one, and in which state."""
+    if isinstance(config, HubConfig):
+        return f"`{config.name}` of the Hugging Face hub, revision `{config.revision}`"
+    return f"the folder `{config.path}`, SHA-256 `{config.sha256}`"
+
+
 def _checked(config: FolderConfig) -> Path:
     folder = Path(config.path).expanduser()
     if not folder.is_dir():

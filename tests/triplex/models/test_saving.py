@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
-from triplex.models.loading import load_causal_lm
-from triplex.models.saving import num_parameters, save_model
+from triplex.models.loading import load_causal_lm, load_classifier
+from triplex.models.lora import with_adapters
+from triplex.models.optim import LoraConfig
+from triplex.models.saving import ADAPTER, num_parameters, save_model
 from triplex.runs.files import sha256_tree
 
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen3")
@@ -88,3 +91,53 @@ def test_tied_parameters_count_once(tiny_lm: Callable[..., Any]) -> None:
     norms = 4 * width
     expected = (vocabulary + positions) * width + layers * (attention + feed_forward + norms) + 2 * width
     assert num_parameters(model) == expected
+
+
+def test_the_generation_config_says_how_the_run_sampled(
+    tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    """Whatever the model's own said of top-k and the like, of which only the ends of text are kept."""
+    model = tiny_lm()
+    model.generation_config = GenerationConfig(eos_token_id=[0, 5], top_k=50, repetition_penalty=1.2, do_sample=False)
+    save_model(tmp_path / "m", model, tiny_tokenizer, temperature=0.7, max_new_tokens=12)
+    found = GenerationConfig.from_pretrained(tmp_path / "m")
+    assert (found.eos_token_id, found.pad_token_id) == ([0, 5], 1)
+    assert (found.do_sample, found.temperature, found.top_k, found.top_p) == (True, 0.7, 0, 1.0)
+    assert found.max_new_tokens == 12
+    assert not found.repetition_penalty
+
+
+def test_a_classifier_loads_and_generates_nothing(
+    tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    save_model(tmp_path / "base", tiny_lm(), tiny_tokenizer)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=2)
+    save_model(tmp_path / "m", model, tiny_tokenizer)
+    assert torch.equal(load_classifier(tmp_path / "m")[0](IDS).logits, model.eval()(IDS).logits)
+    assert not (tmp_path / "m" / "generation_config.json").exists()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_adapters_load_in_peft_and_are_what_was_merged(
+    tmp_path: Path, tiny_lm: Callable[..., Any], tiny_tokenizer: Any, architecture: str
+) -> None:
+    save_model(tmp_path / "sft", tiny_lm(architecture=architecture), tiny_tokenizer)
+    base, _ = load_causal_lm(tmp_path / "sft")
+    policy = with_adapters(base, LoraConfig(rank=4, alpha=8))
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=0.1)
+        wanted = policy(IDS).logits
+    save_model(tmp_path / "ppo", policy, tiny_tokenizer)
+    adapter = tmp_path / "ppo" / ADAPTER
+    assert sorted(path.name for path in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    modules = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
+    assert len(modules) > 3
+    assert modules == sorted(modules)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "sft"), adapter)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "ppo")
+    with torch.no_grad():
+        assert not torch.allclose(merged(IDS).logits, load_causal_lm(tmp_path / "sft")[0](IDS).logits, atol=1e-3)
+        torch.testing.assert_close(adapted(IDS).logits, wanted)
+        torch.testing.assert_close(merged(IDS).logits, wanted, rtol=0, atol=1e-4)

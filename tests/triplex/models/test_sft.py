@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from triplex.models.lora import without_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.models.sft import SFTConfig, fine_tune
 from triplex.runs.errors import InputError
@@ -27,7 +26,7 @@ def tune(model: Any, tokenizer: Any, state: Path, *, pairs: list[tuple[str, str]
     torch.manual_seed(0)
     chosen = config(**values)
     tuned = fine_tune(chosen, "float32", model, tokenizer, pairs, Run("sft", 5, state))
-    return without_adapters(tuned, chosen.lora)
+    return tuned.merge_and_unload() if values.get("rank") else tuned
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import get_cosine_schedule_with_warmup
 
 from triplex.models import training
-from triplex.models.lora import with_adapters, without_adapters
+from triplex.models.lora import with_adapters
 from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.models.packing import Example, collate, next_token_loss, pack
 from triplex.models.training import MODEL, OPTIMIZER, STATE, SupervisedTrainer, make_optimizer
@@ -382,7 +382,7 @@ def test_adapters_alone_are_trained_and_merge_into_a_plain_model(
     ids = torch.arange(2, 12)[None]
     with torch.no_grad():
         adapted = wrapped.eval()(ids).logits
-        merged = without_adapters(wrapped, config)
+        merged = wrapped.merge_and_unload()
         assert type(merged) is kind
         assert set(merged.state_dict()) == names
         assert not equal(weights(merged), before)
@@ -404,7 +404,6 @@ def test_resumed_adapters_are_uninterrupted_adapters(tmp_path: Path, tiny_lm: Ca
 def test_rank_0_is_the_model_itself(tiny_lm: Callable[..., Any]) -> None:
     model, config = tiny_lm(), LoraConfig(rank=0, alpha=8)
     assert with_adapters(model, config) is model
-    assert without_adapters(model, config) is model
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from ruamel.yaml import YAML
+
+from triplex.models.card import write_card
+from triplex.models.optim import LoraConfig
+from triplex.runs.files import sha256_file
+
+DVC_YAML = """\
+stages:
+  sft:
+    cmd: python -m stages.sft
+    deps: [data/rows.parquet, stages/sft.py, triplex/models/card.md.j2]
+    outs: [models/sft]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in (("dvc.yaml", DVC_YAML), ("params.yaml", "seed: 7\n"), ("data/rows.parquet", "rows")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(task: str = "text-generation") -> str:
+    write_card(Path("models/sft"), "sft", LoraConfig(rank=4, alpha=8), "`models/base`, fine-tuned.", task)
+    return Path("models/sft/README.md").read_text()
+
+
+def test_the_card_says_what_went_in_and_how(project: Path) -> None:
+    card = ModelCard(write())
+    assert card.data.to_dict() == {
+        "library_name": "transformers", "license": "unknown", "pipeline_tag": "text-generation",
+        "tags": ["triplex", "sft"],
+    }  # fmt: skip
+    assert f"| `data/rows.parquet` | `{sha256_file('data/rows.parquet')}` |" in card.text
+    assert ".py` |" not in card.text
+    assert ".j2" not in card.text
+    block = card.text.partition("```yaml\n")[2].partition("```")[0]
+    assert YAML(typ="safe").load(block) == {"rank": 4, "alpha": 8}
+    assert "dvc repro sft" in card.text
+    assert "AutoModelForCausalLM.from_pretrained(folder)" in card.text
+
+
+def test_what_loads_a_classifier_is_named(project: Path) -> None:
+    text = write("text-classification")
+    assert "AutoModelForSequenceClassification.from_pretrained(folder)" in text
+    assert "CausalLM" not in text
+
+
+def test_equal_inputs_give_equal_bytes_and_others_do_not(project: Path) -> None:
+    first = write()
+    assert write() == first
+    (project / "data/rows.parquet").write_text("other rows")
+    assert write() != first
+    assert str(project) not in first
