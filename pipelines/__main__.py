@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
-from pipelines import data, diff, env, generate, plan, report, verify
+from pipelines import data, diff, env, generate, plan, publish, report, verify
 from pipelines.doctor import command as doctor
 from triplex.runs.command import command_line
 from triplex.runs.errors import Exit, errors_in_words
@@ -27,6 +27,7 @@ app = command_line(
 * `python -m pipelines generate --model models/sft --model models/ppo --prompt "The film"`: side by side
 * `python -m pipelines verify`: is this run what its commit gives?
 * `python -m pipelines diff ../other .`: where two runs part
+* `python -m pipelines publish models/ppo --to ../kind-reviews`: a model and its card, for others
 * `python -m pipelines doctor`: what is wrong here, and what mends it
 * `python -m pipelines plan --model llama-3-8b --gpus 8`: does it fit, and how long would a step take?
 * `python -m pipelines data validate reviews.csv`: every problem of a file, with its row
@@ -169,6 +170,7 @@ def preset(
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=diff.EXAMPLES)(diff.diff)
+app.command(epilog=publish.EXAMPLES)(publish.publish)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.add_typer(data.app, name="data")

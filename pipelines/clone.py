@@ -33,7 +33,7 @@ def run_folder(run: str, only: Path | None = None) -> Iterator[Path]:
     if Path(run).is_dir():
         yield Path(run)
         return
-    if _git(Path.cwd(), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{run}^{{commit}}") is None:
+    if git(Path.cwd(), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{run}^{{commit}}") is None:
         raise InputError("RUN", f"{run!r} is neither a folder nor a git revision", "`git log` lists revisions")
     with fresh_clone(Path.cwd(), run) as clone:
         outs = [out for locked in read_lock(clone).values() for out in locked.outs]
@@ -47,7 +47,7 @@ def fresh_clone(root: Path, revision: str = "HEAD") -> Iterator[Path]:
     """A temporary clone of the repository at `root`, with files from git alone; InputError where that is none."""
     with TemporaryDirectory(prefix="triplex-") as folder:
         clone = Path(folder) / "clone"
-        commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        commit = git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
         if commit is None:
             raise InputError(root, f"no git repository with a commit {revision}", "clone it with git")
         for command in (["clone", "--quiet", "--no-checkout", str(root.absolute()), str(clone)],
@@ -58,7 +58,7 @@ def fresh_clone(root: Path, revision: str = "HEAD") -> Iterator[Path]:
 
 def check_clean(root: Path) -> None:
     """InputError unless the files of `root` are those of its last commit, dvc.lock and what git ignores aside."""
-    status = _git(root, "status", "--porcelain", "--untracked-files=all")
+    status = git(root, "status", "--porcelain", "--untracked-files=all")
     if status is None:
         raise InputError(root, "no git repository", "clone it with git")
     changed = [line[3:] for line in status.splitlines() if line[3:] != str(LOCK_FILE)]
@@ -164,7 +164,7 @@ def _dvc(folder: Path, run: str, *arguments: str) -> str:
     return done.stdout
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def git(root: Path, *arguments: str) -> str | None:
     """What git prints, None where it fails."""
     done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
     return done.stdout.rstrip("\n") if done.returncode == 0 else None

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from pipelines.clone import check_clean, execute, first_rows, fresh_clone, give_inputs, run_folder
 from pipelines.contents import differing_keys, first_difference
-from pipelines.rehash import Locked, problems, read_lock
+from pipelines.rehash import Locked, check_whole, first_problem, read_lock
 from pipelines.steps import first_step
 from triplex.runs.digests import DIGESTS, read_rows
 from triplex.runs.errors import InputError
-from triplex.runs.manifest import declarations, hash_files, manifest_path, read_manifest
+from triplex.runs.manifest import DVC_FILE, declarations, hash_files, manifest_path, read_manifest
 from triplex.runs.params import nearest
 
 #: numbers a, b of runs in two environments count as equal where |a - b| <= TOLERANCE * (1 + |b|)
@@ -57,10 +57,9 @@ def prove(run: str, stage: str | None, steps: int | None, console: Console) -> P
         lock = read_lock(root)
         names = _chosen(root, lock, stage, steps)
         check_clean(root)
-        for name, locked in lock.items():
-            if (problem := next(problems(root, name, locked), None)) is not None:
-                console.print(f"DIFFERS: {name}, from what the run wrote\n  {problem}")
-                return Proof(None, (Verdict(name, problem, None),))
+        if (found := first_problem(root, lock)) is not None:
+            console.print(f"DIFFERS: {found[0]}, from what the run wrote\n  {found[1]}")
+            return Proof(None, (Verdict(*found, None),))
         num_files = len({file for locked in lock.values() for out in locked.outs for file in hash_files(root / out)})
         console.print(f"{num_files} files of {len(lock)} stages: as dvc.lock and the manifests say")
         verdicts = []
@@ -79,9 +78,8 @@ def prove(run: str, stage: str | None, steps: int | None, console: Console) -> P
 
 def _chosen(root: Path, lock: dict[str, Locked], stage: str | None, steps: int | None) -> list[str]:
     """The stages to execute, in the order of dvc.yaml."""
-    declared = declarations(root / "dvc.yaml")
-    if never_run := [name for name in declared if name not in lock]:
-        raise InputError(root / "dvc.lock", f"has no {', '.join(never_run)}", "`dvc repro` runs them")
+    check_whole(root, lock)
+    declared = declarations(root / DVC_FILE)
     names = [name for name in declared if stage in (None, name)]
     if not names:
         raise InputError("--stage", f"{stage!r} is not in dvc.yaml", nearest(str(stage), declared))

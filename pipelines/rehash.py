@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pipelines.contents import differing_keys, first_difference
 from pipelines.md5 import md5_file, md5_of
 from triplex.runs.errors import InputError
-from triplex.runs.manifest import hash_files, manifest_path, read_manifest
+from triplex.runs.manifest import DVC_FILE, declarations, hash_files, manifest_path, read_manifest
 from triplex.runs.params import load_yaml
 
 LOCK_FILE = Path("dvc.lock")
@@ -36,6 +36,17 @@ def read_lock(root: Path) -> dict[str, Locked]:
         )
         for name, stage in load_yaml(path).get("stages", {}).items()
     }
+
+
+def check_whole(root: Path, lock: dict[str, Locked]) -> None:
+    """InputError where a stage of dvc.yaml has never run."""
+    if never_run := [name for name in declarations(root / DVC_FILE) if name not in lock]:
+        raise InputError(root / LOCK_FILE, f"has no {', '.join(never_run)}", "`dvc repro` runs them")
+
+
+def first_problem(root: Path, lock: dict[str, Locked]) -> tuple[str, str] | None:
+    """(stage, what of it is not as its run left it), None where every file of every stage is."""
+    return next(((name, problem) for name, locked in lock.items() for problem in problems(root, name, locked)), None)
 
 
 def problems(root: Path, name: str, locked: Locked) -> Iterator[str]:
