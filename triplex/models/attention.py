@@ -31,8 +31,9 @@ def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mas
     num_queries, num_keys = query.shape[2], key.shape[2]
     is_causal = kwargs.get("is_causal") is not False and module.is_causal and kwargs.get("position_bias") is None
     is_aligned = attention_mask is not None or num_queries in (1, num_keys)
-    is_short = num_keys <= LONGEST and query.device.type == "cpu" and query.dtype == torch.float32
-    if dropout or not (is_causal and is_aligned and is_short):
+    is_short = num_keys <= LONGEST and query.device.type == "cpu"
+    is_float32 = query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")  # which casts products
+    if dropout or not (is_causal and is_aligned and is_short and is_float32):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     groups = query.shape[1] // key.shape[1]
     queries, keys, values = query.flatten(0, 1), *(repeat_kv(x, groups).flatten(0, 1) for x in (key, value))

@@ -97,6 +97,16 @@ def test_what_it_is_not_for_goes_to_transformers(change: dict[str, Any], options
     assert torch.equal(found, sdpa_attention_forward(module, query, key, value, None, **options)[0])
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])  # whose queries are float32 again, for their positions
+def test_under_autocast_a_padded_batch_goes_to_transformers(tiny_lm: Any, architecture: str) -> None:
+    model = tiny_lm(architecture=architecture)
+    inputs = {"input_ids": torch.arange(10).view(2, 5), "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [1] * 5])}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        theirs = model(**inputs).logits
+        use_short_attention(model)
+        assert torch.equal(model(**inputs).logits, theirs)
+
+
 def test_a_model_keeps_its_numbers_and_its_config(tmp_path: Any) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_layer=2, n_embd=32, n_head=4)).eval()
