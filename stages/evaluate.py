@@ -1,8 +1,8 @@
 """evaluate: base, SFT and every tuned policy on the same held-out prompts."""
 
 import triplex.runs.starting  # noqa: I001  (before all that takes time)
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from triplex.runs.stage import run_stage
 HELD_OUT, BASELINES = Path("data/processed/eval.parquet"), Path("data/baselines.parquet")
 MODELS, REWARD, SFT = Path("models"), Path("models/reward"), Path("models/sft")
 REPORT, SAMPLES = Path("reports/eval.json"), Path("reports/samples.parquet")
-#: in the stage's state folder: what each model is asked, in chunks that each go through one worker
-QUESTIONS = "questions.parquet"
+#: in the stage's state folder: what each model is asked, in chunks that each go through one worker, and the answers
+QUESTIONS, ANSWERS = "questions.parquet", "answers.arrow"
 _QUESTION = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("model", "id", "prompt", "reference")])
 
 
@@ -77,6 +77,21 @@ def questions(names: Sequence[str], batch_size: int) -> Iterator[pa.Table]:
             yield pa.table(columns, schema=_QUESTION)
 
 
+def kept(path: Path, tables: Iterator[pa.Table]) -> pa.Table:
+    """The tables as one, which lies in a file: memory holds what of it is being read."""
+    first = next(tables)
+    with pa.ipc.new_file(str(path), first.schema) as file:
+        for table in chain([first], tables):
+            file.write_table(table)
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _told(tables: Iterator[pa.Table], progress: StepProgress) -> Iterator[pa.Table]:
+    for table in tables:
+        progress.advance(len(table))
+        yield table
+
+
 def main() -> None:
     """Run the stage."""
     with errors_in_words():
@@ -85,15 +100,14 @@ def main() -> None:
             names, source = ["base", "sft", *params.algorithms], run.state / QUESTIONS
             write_chunks(source, questions(names, params.evaluate.batch_size), _QUESTION)
             given = {"params": params.model_dump_json(by_alias=True, exclude_none=True), "seed": run.seed}
-            answers: dict[str, list[pa.Table]] = defaultdict(list)
             with StepProgress("evaluate", pq.ParquetFile(source).metadata.num_rows) as progress:
-                for table in map_chunks(params.compute, "stages.evaluate", given, source, run):
-                    answers[table["model"][0].as_py()].append(table)
-                    progress.advance(len(table))
-            tables = {name: pa.concat_tables(answers[name]) for name in names}
+                measured = map_chunks(params.compute, "stages.evaluate", given, source, run)
+                answers = kept(run.state / ANSWERS, _told(measured, progress))
+            num = len(answers) // len(names)
+            tables = {name: answers.slice(num * i, num) for i, name in enumerate(names)}
             write_json(REPORT, summarise(tables, run.seed))
             write_chunks(SAMPLES, tables.values(), tables["sft"].schema)
-            print(f"evaluate: {len(names)} models on {len(tables['sft'])} held-out prompts -> {REPORT}, {SAMPLES}")
+            print(f"evaluate: {len(names)} models on {num} held-out prompts -> {REPORT}, {SAMPLES}")
 
 
 if __name__ == "__main__":

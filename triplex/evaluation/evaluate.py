@@ -117,12 +117,25 @@ def summarise(tables: Mapping[str, pa.Table], seed: int) -> dict[str, Any]:
     }
 
 
+class _Texts(Sequence[str]):
+    """A column of texts, each read when it is asked for."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._column[index].as_py()
+
+
 def _values(table: pa.Table, key: str) -> list[float]:
     return table["num_tokens" if key == "length" else key].to_pylist()
 
 
 def _model_summary(table: pa.Table, seed: int) -> dict[str, Any]:
-    texts = table["response"].to_pylist()
+    texts = _Texts(table["response"])
 
     def mean(key: str) -> float:
         values = _values(table, key)

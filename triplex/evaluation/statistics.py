@@ -8,6 +8,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
+_NUMBERS_AT_ONCE = 2**20
 
 
 def summary(values: ArrayLike, seed: int) -> dict[str, float]:
@@ -61,7 +62,7 @@ def _mean_interval(array: np.ndarray, seed: int) -> tuple[float, float]:
         n_resamples=NUM_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
-        batch=500,  # bounds the memory; the random numbers are the same
+        batch=max(1, _NUMBERS_AT_ONCE // array.size),  # bounds the memory; the random numbers are the same
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
