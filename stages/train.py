@@ -34,6 +34,7 @@ from triplex.rl.ppo import PPO
 from triplex.rl.prompts import Prompts
 from triplex.rl.records import CompletionFile, MetricFiles
 from triplex.rl.tensorboard import TensorBoard
+from triplex.rl.trackio import Trackio
 from triplex.rl.trainer import Trainer
 from triplex.runs.errors import InputError, errors_in_words
 from triplex.runs.guard import guarded
@@ -44,6 +45,7 @@ PROMPTS, HELD_OUT = Path("data/processed/prompts.parquet"), Path("data/processed
 BASELINES = Path("data/baselines.parquet")
 SFT, REWARD, OUT, REPORTS = Path("models/sft"), Path("models/reward"), Path("models"), Path("reports")
 TENSORBOARD = "TRIPLEX_TENSORBOARD"  # environment: the folder for its events
+TRACKIO = "TRIPLEX_TRACKIO"  # environment: the project for its runs
 
 
 class Params(Section):
@@ -109,6 +111,8 @@ def callbacks(run: Run, config: TrainConfig, name: str, strategy: Strategy) -> S
     found += stop
     if folder := os.environ.get(TENSORBOARD):
         found.append(TensorBoard(Path(folder) / name))
+    if project := os.environ.get(TRACKIO):
+        found.append(Trackio(project, name))
     return found
 
 

@@ -17,6 +17,7 @@ from triplex.runs.params import PARAMS_FILE, load_yaml
 PROJECT, CONSTRAINTS = Path("pyproject.toml"), Path("constraints.txt")
 #: extras of pyproject.toml by the value of train.backend in params.yaml
 _BACKENDS = {"unsloth": "unsloth"}
+_WRITERS = {"TRIPLEX_TENSORBOARD": "tensorboard", "TRIPLEX_TRACKIO": "trackio"}
 #: by the scheme of a remote's URL, DVC's package for it
 _REMOTES = {
     "s3": "dvc-s3", "gs": "dvc-gs", "azure": "dvc-azure", "ssh": "dvc-ssh", "gdrive": "dvc-gdrive", "oss": "dvc-oss",
@@ -41,14 +42,15 @@ def wrong_versions() -> Iterator[Finding]:
 
 
 def missing_extras() -> Iterator[Finding]:
-    """Packages that only some settings need: the backend of params.yaml, the remotes of DVC, TensorBoard."""
+    """Packages that only some settings need: the backend of params.yaml, the remotes of DVC, TensorBoard, Trackio."""
     extras = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     chosen = {}
     backend = load_yaml(PARAMS_FILE).get("train", {}).get("backend")
     if backend in _BACKENDS:
         chosen[f"{PARAMS_FILE}: train.backend = {backend}"] = extras[_BACKENDS[backend]]
-    if "TRIPLEX_TENSORBOARD" in os.environ:
-        chosen["TRIPLEX_TENSORBOARD"] = extras["tensorboard"]
+    for variable, extra in _WRITERS.items():
+        if variable in os.environ:
+            chosen[variable] = extras[extra]
     for name, url in remotes().items():
         if (scheme := url.partition("://")[0]) in _REMOTES:
             chosen[f"DVC remote {name}: {url}"] = [_REMOTES[scheme]]
