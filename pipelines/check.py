@@ -43,7 +43,8 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     _check_positions(path, values)
     threads, cpus = _value(values, "compute.threads") or 1, os.cpu_count() or 1
     if threads > cpus:
-        print(f"warning: {path}: compute.threads = {threads}, on {cpus} CPUs: the same bytes, slower", file=sys.stderr)
+        # without the path: it may be that of a file that becomes params.yaml
+        print(f"warning: compute.threads = {threads}, on {cpus} CPUs: the same bytes, slower", file=sys.stderr)
 
 
 def check_schema(document: dict[str, Any]) -> None:

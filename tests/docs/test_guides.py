@@ -15,6 +15,7 @@ from tests.test_pipeline import ROOT, copy_of_the_project
 PAGES = (
     "first-run",
     "publishing",
+    "experiments",
     "perplexity-rewards",
     "ppo-and-grpo",
     "reading-kl",

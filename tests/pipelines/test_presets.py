@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import trl
 from trl import GRPOConfig
 
@@ -152,7 +153,7 @@ def test_mistakes(name: str, data: Path | None, message: str) -> None:
         with_preset(name, data)
 
 
-@pytest.mark.parametrize("name", sorted(descriptions(ROOT / "presets")))
+@pytest.mark.parametrize("name", sorted({*descriptions(ROOT / "presets")} - {"llama3-8b-unsloth"}))
 def test_the_stages_read_what_a_preset_makes_of_the_default(name: str, default: Path, tmp_path: Path) -> None:
     takes_data = "DATA_DIR" in Path(f"presets/{name}.yaml").read_text()
     written(name, default, tmp_path if takes_data else None)
@@ -161,9 +162,28 @@ def test_the_stages_read_what_a_preset_makes_of_the_default(name: str, default: 
     assert list(made) == list(load_yaml(Path("params.yaml")))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
+def test_a_preset_for_another_machine_is_refused_in_a_line(default: Path) -> None:
+    with pytest.raises(InputError, match=r"left as it was: there is no CUDA GPU") as caught:
+        written("llama3-8b-unsloth", default)
+    assert len(str(caught.value).splitlines()) == 2  # with the remedy
+    assert default.read_bytes() == Path("params.yaml").read_bytes()
+
+
 def test_every_profile_is_here() -> None:
     holds_data = [name for name in descriptions(ROOT / "presets") if "data" in load_yaml(ROOT / f"presets/{name}.yaml")]
-    assert {*PROFILES, *holds_data} == set(descriptions(ROOT / "presets"))
+    assert {*PROFILES, *holds_data, "kl-study"} == set(descriptions(ROOT / "presets"))
+
+
+def test_default_is_params_yaml_word_for_word() -> None:
+    ours, preset = ((ROOT / name).read_text().partition("seed:") for name in ("params.yaml", "presets/default.yaml"))
+    assert ours[1:] == preset[1:]
+
+
+def test_the_study_of_kl_is_the_default_at_a_fixed_coefficient() -> None:
+    default, study = (load_yaml(ROOT / f"presets/{name}.yaml") for name in ("default", "kl-study"))
+    fixed = {"kl_coef": 0.1, "kl_control": {"kind": "fixed"}}
+    assert study == {"algorithms": default["algorithms"], "train": default["train"] | fixed}
 
 
 @pytest.mark.parametrize(("name", "algorithm"), PROFILES.items())
