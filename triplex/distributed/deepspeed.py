@@ -2,12 +2,13 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.functional import pad
 
 from triplex.distributed.strategy import Replicated
@@ -58,6 +59,16 @@ class Sharded(Replicated):
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         self.module, self.optimizer = module, optimizer
         return self.engine
+
+    def divide(self, frozen: nn.Module, called: Iterable[str]) -> None:
+        """At stage 3, by torch's FSDP, which descends on nothing here: a layer is put together while it runs."""
+        if self.zero_stage < 3:
+            return
+        layers = [layer for m in frozen.modules() if isinstance(m, nn.ModuleList) for layer in m]
+        for module in (*reversed(layers), frozen):  # the inner ones first
+            fully_shard(module, reshard_after_forward=True)
+        for method in called:
+            register_fsdp_forward_method(frozen, method)
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed takes the mean over the workers, and what is wanted is the sum."""

@@ -25,6 +25,9 @@ class Strategy:
         self.module, self.optimizer, self.max_grad_norm = module, optimizer, max_grad_norm
         return module
 
+    def divide(self, frozen: nn.Module, called: Iterable[str]) -> None:
+        """Keep this worker's part alone of a module that does not learn; `called` are the methods that run it."""
+
     @property
     def is_first(self) -> bool:
         """Whether this worker is the one that writes files."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from triplex.rewards.contract import RewardOutput
 from triplex.rl.batch import Batch
@@ -79,17 +79,13 @@ def load_checkpoint(trainer: "Trainer") -> None:
         print(f"{trainer.run.name}: goes on after step {state['step']} of {trainer.config.num_steps}", flush=True)
 
 
+def digest_of_frozen(policy: nn.Module, reference: nn.Module) -> str:
+    """Of all weights that do not learn, while each process has them in whole; in eval mode no buffer changes."""
+    return digest(p for module in (policy, reference) for p in module.parameters() if not p.requires_grad)
+
+
 def _identity(trainer: "Trainer") -> dict[str, Any]:
-    """Frozen weights are told by their digest, and in eval mode no buffer changes."""
-    frozen = {
-        f"{owner}.{name}": parameter
-        for owner, module in (("policy", trainer.policy), ("reference", trainer.reference))
-        for name, parameter in module.named_parameters()
-        if not parameter.requires_grad
-    }
-    with trainer.strategy.whole():
-        reference = digest(frozen.values())
-    return {"run": trainer.run.name, "seed": trainer.run.seed, "reference": reference}
+    return {"run": trainer.run.name, "seed": trainer.run.seed, "reference": trainer.frozen_digest}
 
 
 def _check_identity(path: Path, trainer: "Trainer") -> None:

@@ -43,8 +43,8 @@ def gather_rewards(strategy: Strategy, own: RewardOutput, num: int) -> RewardOut
 def own_passes(minibatch: Batch, max_tokens: int, strategy: Strategy) -> list[tuple[Tensor, int]]:
     """(rows, 1) of each of this worker's passes over its share of the mini-batch.
 
-    Workers whose weights are sharded read them together, so all make as many passes: what one lacks is its first row
-    again, counted 0 times.
+    Workers whose weights are sharded read them together, so all make as many passes: one that lacks some begins with
+    the first row of all, counted 0 times.
     """
     order = minibatch.row.argsort()  # those of one prompt stay together
 
@@ -55,4 +55,4 @@ def own_passes(minibatch: Batch, max_tokens: int, strategy: Strategy) -> list[tu
     each = [passes_of(worker) for worker in range(strategy.num_workers)]
     own = each[strategy.rank]
     repeated = max(map(len, each)) - len(own)
-    return [(rows, 1) for rows in own] + [(own[0][:1], 0)] * repeated
+    return [(order[:1], 0)] * repeated + [(rows, 1) for rows in own]

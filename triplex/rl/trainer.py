@@ -21,7 +21,7 @@ from triplex.rl.advantages import zero_variance_frac
 from triplex.rl.algorithm import Algorithm
 from triplex.rl.batch import Batch
 from triplex.rl.callbacks import Callback
-from triplex.rl.checkpoint import load_checkpoint, save_checkpoint
+from triplex.rl.checkpoint import digest_of_frozen, load_checkpoint, save_checkpoint
 from triplex.rl.config import Bounded, TrainConfig, check_sizes
 from triplex.rl.kl import kl_estimate
 from triplex.rl.losses import aggregate, token_weights
@@ -63,10 +63,13 @@ class Trainer:
         if reference is None:
             self._reference_mode = policy.lm.adapter_off  # type: ignore[assignment]  # of HuggingFaceLM
         self.device, self.precision = next(policy.parameters()).device, precision
+        self.frozen_digest = digest_of_frozen(policy, self.reference)
         self.optimizer, self._rates = make_optimizer(policy, algorithm)
         self._learner = self.strategy.prepare(policy, self.optimizer, config.max_grad_norm)
+        if self.reference is not policy:
+            self.strategy.divide(self.reference, called=("token_logprobs", "log_distribution"))
         if self.strategy.zero_stage == 3:  # workers fetch a layer's weights together, so all read it equally often
-            for module in policy.modules():
+            for module in (*policy.modules(), *self.reference.modules()):
                 if isinstance(module, Trunk):
                     module.reads_prompts_once = False
         self.kl = config.make_kl_control()
@@ -136,17 +139,17 @@ class Trainer:
         )  # fmt: skip
         if self.algorithm.uses_values and batch.values is None:
             batch = replace(batch, values=torch.zeros_like(responses.logprobs))
-        own = batch.rows(batch.row[self.strategy.share(len(batch))])
         with self.strategy.whole():
-            for rows in own.passes(self.config.max_tokens_per_pass):
-                part = own.rows(rows).trimmed()
+            for rows, _ in own_passes(batch, self.config.max_tokens_per_pass, self.strategy):
+                part = batch.rows(rows).trimmed()
                 places = (rows, slice(part.response_ids.shape[1]))
-                own.ref_logprobs[places], own.kl[places] = self._distance(part)
-                if own.values is not None and responses.values is None:
-                    own.values[places] = self._values(part)
+                batch.ref_logprobs[places], batch.kl[places] = self._distance(part)
+                if batch.values is not None and responses.values is None:
+                    batch.values[places] = self._values(part)
+        own = self.strategy.share(len(batch))
         measured = {
-            name: self.strategy.gather(value, len(batch))
-            for name in ("ref_logprobs", "kl", "values") if (value := getattr(own, name)) is not None
+            name: self.strategy.gather(value[own], len(batch))
+            for name in ("ref_logprobs", "kl", "values") if (value := getattr(batch, name)) is not None
         }  # fmt: skip
         mask = responses.mask & rewards.valid.to(self.device)[:, None]
         return replace(batch, response_mask=mask, **measured), rewards

@@ -49,6 +49,7 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
     make, config = ALGORITHMS[name]
     model, tokenizer = load_causal_lm(folder)
     lm, reference = HuggingFaceLM(model, tokenizer), HuggingFaceLM(*load_causal_lm(folder))
+    lm.eos_ids = tuple(range(20, 30))  # so that responses differ in length
     value = None
     if name == "ppo":
         value = ValueNetwork.from_policy(lm) if given.get("network") else ValueHead(lm.hidden_size)
@@ -59,5 +60,6 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
         callbacks=[watch], strategy=strategy,
     )  # fmt: skip
     trainer.train()
+    held = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in reference.parameters())  # by this worker
     found = {"metrics": trainer.metrics, "weights": digest(strategy.weights().values()), "ids": watch.ids}
-    (run.state.parent / f"worker-{strategy.rank}.json").write_text(json.dumps(found))
+    (run.state.parent / f"worker-{strategy.rank}.json").write_text(json.dumps(found | {"reference": held}))

@@ -42,6 +42,8 @@ def test_two_workers_sample_the_same_and_learn_alike(train: Train, algorithm: st
     one, other = train(algorithm, how)
     assert one == other  # every worker has the same metrics and, put together, the same weights
     assert one["ids"][0] == alone["ids"][0]
+    assert 0 < alone["metrics"][0]["completions/terminated_frac"] < 1  # some responses end before the others
+    assert one["reference"] == pytest.approx(alone["reference"] / (2 if how[2] == 3 else 1), rel=0.01)
     assert losses(one) == pytest.approx(losses(alone), rel=1e-5, abs=1e-6)
     assert [row["reward"] for row in one["metrics"]] == pytest.approx([row["reward"] for row in alone["metrics"]])
 

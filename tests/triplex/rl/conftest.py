@@ -78,13 +78,16 @@ def make(tiny_lm: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path) -> Ma
     def build(
         name: str, *, reward: Any = even_share, weight: float = 1.0, seed: int = 1, state: str = "state",
         prompts: Prompts = PROMPTS, algorithm: dict[str, Any] | None = None, eos_ids: Sequence[int] = (0,),
-        callbacks: Sequence[Callback] = (), **train: Any,
+        callbacks: Sequence[Callback] = (), moved: float = 0.0, **train: Any,
     ) -> Trainer:  # fmt: skip
         kind, config = ALGORITHMS[name]
         chosen = kind(config(**SHARED | OWN[name] | (algorithm or {})))
         settings = TrainConfig(**TRAIN | train)
         (tmp_path / state).mkdir(exist_ok=True)
         model, frozen = tiny_lm(0), tiny_lm(0)
+        with torch.no_grad():
+            for each in (model, frozen):
+                next(each.parameters())[0, 0] += moved
         model.generation_config.eos_token_id = list(eos_ids)
         lm = HuggingFaceLM(with_adapters(model, settings.lora), tiny_tokenizer)
         reference = None if settings.lora.rank else HuggingFaceLM(frozen, tiny_tokenizer)
