@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from triplex.distributed.strategy import Strategy
 from triplex.models.huggingface import HuggingFaceLM
+from triplex.models.lora import with_adapters
+from triplex.models.optim import LoraConfig
 from triplex.models.policy import Policy
 from triplex.models.value import ValueHead, ValueNetwork
 from triplex.rewards.composite import CompositeReward, Part
@@ -111,11 +113,13 @@ def make_algorithm(name: str) -> Algorithm:
 
 def make_trainer(
     name: str, size: Size, folder: Path, num_steps: int, reward: EvenTokens, callbacks: Sequence[Callback] = (),
-    run: Run | None = None, strategy: Strategy | None = None,
+    run: Run | None = None, strategy: Strategy | None = None, *, lora_rank: int = 0,
 ) -> Trainer:  # fmt: skip
     """Triplex's trainer of the model in `folder`; it neither evaluates nor saves before its last step."""
     algorithm, tokenizer = make_algorithm(name), read_tokenizer(folder)
-    lm, reference = (HuggingFaceLM(read_model(folder), tokenizer) for _ in range(2))
+    lora = LoraConfig(rank=lora_rank, alpha=16)
+    lm = HuggingFaceLM(with_adapters(read_model(folder), lora), tokenizer)
+    reference = None if lora_rank else HuggingFaceLM(read_model(folder), tokenizer)
     value: ValueHead | ValueNetwork | None = None
     if name != "grpo":
         value = ValueNetwork.from_policy(lm) if name == "ppo_network" else ValueHead(lm.hidden_size)
@@ -124,7 +128,7 @@ def make_trainer(
         "max_tokens_per_pass": MAX_TOKENS_PER_PASS,
         "max_new_tokens": size.new_tokens, "temperature": 1.0, "lr_schedule": "constant",
         "max_grad_norm": MAX_GRAD_NORM, "kl_coef": KL_COEF, "kl_control": {"kind": "fixed"},
-        "lora": {"rank": 0, "alpha": 16}, "eval_every": num_steps, "num_eval_prompts": 4,
+        "lora": lora.model_dump(), "eval_every": num_steps, "num_eval_prompts": 4,
         "checkpoint_every": num_steps, "completions_every": num_steps,
     })  # fmt: skip
     texts = make_prompts(size, num_steps * size.num_sequences // algorithm.group_size)

@@ -1,34 +1,46 @@
-"""How long a step takes on machines that are not here: modelled from arithmetic, memory and links, never measured.
+"""How long a step takes on machines that are not here: arithmetic, memory and links, and what a layer costs at least.
 
-A decoding step reads all weights and the cache; everything else is matrix products. Links carry what ZeRO sends.
+docs/scaling.md holds the formulas against measured steps of a CPU's core; of GPUs they were measured nowhere.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from pipelines.sizing import FLOAT, Job, Shape
+from pipelines.sizing import FLOAT, NUM_BYTES, Job, Shape, kept_of_a_token, tokens_of_a_pass
 
-#: shares of what the maker states that such work reaches; guesses, by which all seconds scale
-_OF_ARITHMETIC, _OF_BANDWIDTH, _OF_LINK = 0.4, 0.6, 0.7
 DEVICES_A_NODE = 8
+#: times that a number which is kept for the backward pass is read or written forward; backward twice as often
+_MOVED, _MOVED_LOGITS = 5, 4
+_ADAM = 10  # numbers moved for a weight that learns: of AdamW 4 read and 3 written, the norm, clipping
 
 
 class Device(NamedTuple):
-    """What its maker's data sheet says."""
+    """Bytes, and what training reaches of them, or of operations, a second."""
 
-    memory: float  # bytes
-    flops: float  # a second, dense, bfloat16
-    bandwidth: float  # bytes a second, of its memory
+    memory: float
+    flops: dict[str, float]  # of matrix products, by precision
+    weights: float  # bytes a second at which a product of few rows takes its weights in
+    bandwidth: float  # bytes a second that operations other than products read and write
     link: float  # bytes a second to the others of a node, one way
     network: float  # bytes a second to another node
+    layer: float  # seconds that running a layer takes where there is nothing to compute
 
 
-#: NVIDIA's data sheets; a network of 400 Gbit/s a device (A100: 200)
+def _from_data_sheet(memory: float, float32: float, bfloat16: float, bandwidth: float, link: float,
+                     network: float) -> Device:  # fmt: skip
+    """Of what its maker states 0.4 of the arithmetic, 0.6 of the memory's bandwidth, 0.7 of the links: guesses."""
+    flops = {"float32": 0.4 * float32, "bfloat16": 0.4 * bfloat16}
+    return Device(memory, flops, 0.6 * bandwidth, 0.6 * bandwidth, 0.7 * link, 0.7 * network, 50e-6)
+
+
+#: NVIDIA's data sheets (dense), a network of 400 Gbit/s a device (A100: 200); `python -m benchmarks.device`
 DEVICES = {
-    "a100": Device(80e9, 312e12, 2.0e12, 300e9, 25e9),
-    "h100": Device(80e9, 989e12, 3.35e12, 450e9, 50e9),
-    "h200": Device(141e9, 989e12, 4.8e12, 450e9, 50e9),
-    "rtx4090": Device(24e9, 165e12, 1.0e12, 32e9, 3e9),
+    "a100": _from_data_sheet(80e9, 19.5e12, 312e12, 2.0e12, 300e9, 25e9),
+    "h100": _from_data_sheet(80e9, 67e12, 989e12, 3.35e12, 450e9, 50e9),
+    "h200": _from_data_sheet(141e9, 67e12, 989e12, 4.8e12, 450e9, 50e9),
+    "rtx4090": _from_data_sheet(24e9, 83e12, 165e12, 1.0e12, 32e9, 3e9),
+    "cpu-core": Device(12e9, {"float32": 170e9, "bfloat16": 1000e9}, 5.7e9, 14e9, 1.0e9, 1.0e9, 0.3e-3),
 }
 
 
@@ -48,21 +60,56 @@ class StepTime:
 
 
 def step_time(shape: Shape, job: Job, device: Device) -> StepTime:
-    """Of PPO or GRPO with these sizes; the attention's squares and the reward are left out."""
-    flops, bandwidth = device.flops * _OF_ARITHMETIC, device.bandwidth * _OF_BANDWIDTH
-    number = 2 if job.precision == "bfloat16" else FLOAT
-    weights, sequences = shape.num_parameters, job.num_sequences / job.num_devices
-    tokens = sequences * (job.prompt_tokens + job.new_tokens)
-    cache = 2 * shape.num_layers * shape.kv_size * number * sequences * (job.prompt_tokens + job.new_tokens / 2)
-    a_token = max((number * weights + cache) / bandwidth, 2 * weights * sequences / flops)
+    """Of PPO or GRPO with these sizes; the reward is left out."""
     models = 2 if job.has_value_network else 1
-    backward = 2 if job.lora_rank else 4  # frozen weights get no gradient
+    learning = models * shape.num_parameters if job.lora_rank == 0 else shape.num_adapter(job.lora_rank)
+    descents = job.num_epochs * job.num_descents
+    own = learning / job.num_devices if job.zero_stage else learning  # on which this device descends
+    passes = 2 if job.lora_rank else 3  # forward and backward, where a gradient costs as much again
+    descent = models * passes * _forward(shape, job, device) + _ADAM * FLOAT * own / device.bandwidth
     return StepTime(
-        rollout=job.new_tokens * a_token + 2 * weights * sequences * job.prompt_tokens / flops,
-        score=2 * weights * tokens * models / flops,
-        update=job.num_epochs * models * (2 + backward) * weights * tokens / flops,
-        links=_sent(shape, job, models) / (_slowest(job, device) * _OF_LINK),
+        rollout=_rollout(shape, job, device),
+        score=models * _forward(shape, replace(job, num_descents=1), device),
+        update=descents * descent,
+        links=_sent(shape, job, models) / _slowest(job, device),
     )
+
+
+def _rollout(shape: Shape, job: Job, device: Device) -> float:
+    """The prompts once, then for each new token all weights and the cache."""
+    sequences = job.num_sequences / job.num_devices
+    length = job.prompt_tokens + job.new_tokens // 2  # on average
+    cache = 2 * NUM_BYTES[job.precision] * shape.num_layers * shape.kv_size * length * sequences
+    prompts = _pass(shape, job, device, sequences / job.group_size * job.prompt_tokens, 0, job.prompt_tokens)
+    return prompts + job.new_tokens * (_pass(shape, job, device, sequences, sequences, length) + cache / device.weights)
+
+
+def _forward(shape: Shape, job: Job, device: Device) -> float:
+    """Of the device's rows of a descent, in passes."""
+    tokens, responses = tokens_of_a_pass(job)
+    passes = max(1.0, job.num_sequences * job.new_tokens / job.num_devices / job.num_descents / responses)
+    times = 2 if job.reads_prompts_once else 1  # prompts, then responses
+    length = job.prompt_tokens + job.new_tokens
+    return passes * _pass(shape, job, device, tokens, responses, length, times)
+
+
+def _pass(
+    shape: Shape, job: Job, device: Device, tokens: float, responses: float, length: int, times: int = 1
+) -> float:  # fmt: skip
+    """Forward, over tokens that attend to `length` others, with the logits of the responses among them: operations,
+    the weights, taken in `times`, and what other operations than products read and write."""
+    attention = 4 * shape.num_layers * shape.hidden_size * length * tokens
+    logits = 2 * shape.hidden_size * shape.vocab_size * responses
+    operations = 2 * shape.num_linear * tokens + attention + logits
+    moved = _MOVED * NUM_BYTES[job.precision] * tokens * shape.num_layers * kept_of_a_token(shape, length)
+    moved += _MOVED_LOGITS * FLOAT * shape.vocab_size * responses
+    return operations / device.flops[job.precision] + times * _read(shape, job, device) + moved / device.bandwidth
+
+
+def _read(shape: Shape, job: Job, device: Device) -> float:
+    """Seconds in which the weights of layers and head come to where they are multiplied, and layers are started."""
+    weights = shape.num_linear + shape.hidden_size * shape.vocab_size
+    return NUM_BYTES[job.precision] * weights / device.weights + shape.num_layers * device.layer
 
 
 def _sent(shape: Shape, job: Job, models: int) -> float:
@@ -75,8 +122,9 @@ def _sent(shape: Shape, job: Job, models: int) -> float:
     descents = job.num_epochs * job.num_descents
     if job.zero_stage < 3:
         return 2 * once * descents
-    passes = max(1, round(job.num_sequences * (job.prompt_tokens + job.new_tokens)
-                          / job.num_devices / job.num_descents / job.tokens_per_pass))  # fmt: skip
+    tokens, _ = tokens_of_a_pass(job)
+    passes = max(1, math.ceil(job.num_sequences * (job.prompt_tokens + job.new_tokens)
+                              / job.num_devices / job.num_descents / tokens))  # fmt: skip
     whole = FLOAT * models * shape.num_parameters * (job.num_devices - 1) / job.num_devices
     return once * descents + whole * (2 * passes * descents + 2)
 

@@ -32,6 +32,7 @@ def plan(
     lora_rank: Annotated[int, typer.Option(min=0, help="train.lora.rank")] = 0,
     four_bit: Annotated[bool, typer.Option("--four-bit", help="Frozen weights in NF4, as Unsloth loads them.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="train.batch_size, responses of a step")] = 256,
+    group_size: Annotated[int, typer.Option(min=1, help="grpo.group_size; 1 for PPO")] = 1,
     prompt_tokens: Annotated[int, typer.Option(min=1)] = 256,
     new_tokens: Annotated[int, typer.Option(min=1, help="train.max_new_tokens")] = 256,
     tokens_per_pass: Annotated[int, typer.Option(min=1, help="train.max_tokens_per_pass, of each device")] = 8192,
@@ -42,8 +43,8 @@ def plan(
 ) -> None:
     """Memory of a device by part and phase, the largest batch that fits, and the seconds of a step.
 
-    Memory is arithmetic that was held against measured trainings; the seconds are modelled from data sheets and were
-    measured nowhere: docs/scaling.md has the formulas. Exit code 2: a mistake in the input.
+    Held against measured trainings on CPU cores; a GPU's seconds are modelled from its data sheet and were measured
+    nowhere: docs/scaling.md has the formulas. Exit code 2: a mistake in the input.
     """
     if device not in DEVICES:
         raise InputError(f"--device {device}", "not known", nearest(device, DEVICES))
@@ -51,8 +52,8 @@ def plan(
         raise InputError("--four-bit", "weights of four bits do not learn", "add --lora-rank 16")
     shape = find_shape(model)
     job = Job(
-        gpus, zero_stage, lora_rank, four_bit, precision, batch_size, prompt_tokens, new_tokens, tokens_per_pass,
-        value_network, num_descents=minibatches, num_epochs=epochs,
+        gpus, zero_stage, lora_rank, four_bit, precision, batch_size, group_size, prompt_tokens, new_tokens,
+        tokens_per_pass, value_network, num_descents=minibatches, num_epochs=epochs,
     )  # fmt: skip
     found, room = memory(shape, job), DEVICES[device].memory * (1 - _SPARE)
     seconds = step_time(shape, job, DEVICES[device])

@@ -1,7 +1,7 @@
-"""What a training takes before anybody has the machines: bytes of each device, seconds of a step.
+"""What a training takes before anybody has the machines: bytes of each device.
 
 Formulas, with what they were held against in docs/scaling.md. Weights that learn are float32, with passes in
-`precision`; the reference, where there is one, stands in `precision` on every device.
+`precision`, in which the reference stands, where there is one.
 """
 
 import json
@@ -14,7 +14,8 @@ from triplex.runs.errors import InputError
 from triplex.runs.params import nearest
 
 FLOAT = 4
-_BYTES = {"float32": 4, "bfloat16": 2}
+NUM_BYTES = {"float32": 4, "bfloat16": 2}
+_LIVE = 1e9  # weights that DeepSpeed's stage 3 keeps together between the forward and the backward pass
 _FOUR_BIT = 0.516  # NF4 with double quantisation, arXiv 2305.14314: 4.127 bits a weight
 
 
@@ -131,6 +132,7 @@ class Job:
     is_four_bit: bool = False
     precision: str = "float32"
     num_sequences: int = 64
+    group_size: int = 1
     prompt_tokens: int = 8
     new_tokens: int = 32
     tokens_per_pass: int = 2048
@@ -138,6 +140,11 @@ class Job:
     exact_kl: bool = False
     num_descents: int = 1
     num_epochs: int = 1
+
+    @property
+    def reads_prompts_once(self) -> bool:
+        """For all responses of a group, in a pass; not where workers fetch weights together, nor shuffled apart."""
+        return self.group_size > 1 and self.num_descents == 1 and self.zero_stage < 3
 
 
 @dataclass(frozen=True)
@@ -155,26 +162,28 @@ class Memory:
 
 def memory(shape: Shape, job: Job) -> Memory:
     """Of the training loop of `train@*`."""
-    n, stage, number = job.num_devices, job.zero_stage, _BYTES[job.precision]
+    n, stage, number = job.num_devices, job.zero_stage, NUM_BYTES[job.precision]
     models = 2 if job.has_value_network else 1  # that learn
     learning = models * shape.num_parameters if job.lora_rank == 0 else shape.num_adapter(job.lora_rank)
     frozen = shape.num_parameters if job.lora_rank else 0
     of_frozen = _FOUR_BIT * shape.num_linear + 2 * shape.num_embedding if job.is_four_bit else FLOAT * frozen
     weights = FLOAT * learning + (of_frozen if job.lora_rank else 0)
+    reference = 0 if job.lora_rank else number * shape.num_parameters
     of_gradients = FLOAT * learning
     stays = {
         "weights": weights / (n if stage == 3 else 1),
-        "reference": 0 if job.lora_rank else number * shape.num_parameters,
+        "reference": reference / (n if stage == 3 else 1),
         "gradients": of_gradients / (n if stage >= 2 else 1),
         "optimiser": 2 * FLOAT * learning / (n if stage >= 1 else 1),
         # DeepSpeed descends on a flat copy of the weights; torch.distributed adds gradients up in one message
         "copies": FLOAT * learning / n if stage else of_gradients if n > 1 else 0,
     }
-    whole = weights * (1 - 1 / n) if stage == 3 else 0.0  # gathered for sampling and scoring
+    whole = weights if stage == 3 else 0.0  # put together beside the part, for sampling and scoring
+    layer = number * (shape.num_embedding + shape.num_linear / shape.num_layers) if stage == 3 and reference else 0.0
     return Memory(stays, {
         "rollout": {"weights put together": whole} | _rollout(shape, job),
-        "score": {"weights put together": whole} | _scoring(shape, job),
-        "update": _update(shape, job),
+        "score": {"weights put together": whole, "a layer of the reference": layer} | _scoring(shape, job),
+        "update": {"weights put together": min(whole, FLOAT * _LIVE)} | _update(shape, job),
     })  # fmt: skip
 
 
@@ -182,7 +191,7 @@ def _rollout(shape: Shape, job: Job) -> dict[str, float]:
     """Keys and values of the device's sequences, and the logits of one token of each."""
     sequences = math.ceil(job.num_sequences / job.num_devices)
     length = job.prompt_tokens + job.new_tokens
-    cache = 2 * shape.num_layers * shape.kv_size * _BYTES[job.precision] * sequences * length
+    cache = 2 * shape.num_layers * shape.kv_size * NUM_BYTES[job.precision] * sequences * length
     return {"cache": cache, "logits": 3 * FLOAT * shape.vocab_size * sequences}
 
 
@@ -191,7 +200,8 @@ def tokens_of_a_pass(job: Job) -> tuple[int, int]:
     length = job.prompt_tokens + job.new_tokens
     sequences = math.ceil(job.num_sequences / job.num_devices / job.num_descents)
     rows = max(1, min(sequences, job.tokens_per_pass // length))
-    return rows * length, rows * job.new_tokens
+    prompts = math.ceil(rows / job.group_size) if job.reads_prompts_once else rows
+    return prompts * job.prompt_tokens + rows * job.new_tokens, rows * job.new_tokens
 
 
 def _scoring(shape: Shape, job: Job) -> dict[str, float]:
@@ -203,16 +213,20 @@ def _scoring(shape: Shape, job: Job) -> dict[str, float]:
     }
 
 
-def _update(shape: Shape, job: Job) -> dict[str, float]:
-    """What the backward pass reads, as torch's saved-tensor hooks count it: of GPT-2 16 widths a layer and token."""
-    tokens, responses = tokens_of_a_pass(job)
-    length, number = job.prompt_tokens + job.new_tokens, _BYTES[job.precision]
+def kept_of_a_token(shape: Shape, length: int) -> int:
+    """Numbers that a layer keeps for the backward pass, as torch's saved-tensor hooks count them: GPT-2's 16 widths."""
     widths = 6 * shape.hidden_size + 2 * shape.kv_size + 2 * shape.ffn_size
     if shape.is_gated:  # one more product, norms of their own, queries and keys before they are turned
         widths += 2 * shape.ffn_size + 3 * shape.hidden_size + shape.kv_size
     probabilities = shape.num_heads * length if length <= 128 else 0  # longer ones are computed again
-    layers = number * tokens * shape.num_layers * (widths + probabilities) * (2 if job.has_value_network else 1)
+    return widths + probabilities
+
+
+def _update(shape: Shape, job: Job) -> dict[str, float]:
+    """What the backward pass reads."""
+    tokens, responses = tokens_of_a_pass(job)
+    kept = shape.num_layers * kept_of_a_token(shape, job.prompt_tokens + job.new_tokens)
     return {
-        "activations": layers,
+        "activations": NUM_BYTES[job.precision] * tokens * kept * (2 if job.has_value_network else 1),
         "logits": (3 if job.exact_kl else 2) * FLOAT * shape.vocab_size * responses,
     }
