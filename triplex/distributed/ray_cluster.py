@@ -16,7 +16,7 @@ import psutil
 from triplex.runs.errors import InputError
 from triplex.runs.params import ComputeConfig
 
-ADDRESS, TOKEN = "RAY_ADDRESS", "RAY_AUTH_TOKEN"
+ADDRESS, TOKEN, _PORT = "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_GCS_SERVER_PORT"
 PACKAGES = ("ray", "torch", "transformers")  # of which all nodes have the same versions, as of Python
 START_SECONDS = 60  # in which the cluster has to have room for all workers
 _REACH_SECONDS, _LOOK_SECONDS = 10.0, 30.0
@@ -51,6 +51,8 @@ def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
     environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": os.getcwd()} | variables}
     if address is None:
         os.environ.setdefault(TOKEN, token_hex(32))  # nobody else is to start a process in it
+        os.environ[_PORT] = str(free_port())
+        environment["env_vars"][ADDRESS] = f"127.0.0.1:{os.environ[_PORT]}"  # else Ray Train finds another's cluster
         ray.init(address="local", include_dashboard=False, runtime_env=environment, logging_config=quiet)
     else:
         reach(address)
@@ -66,6 +68,12 @@ def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def free_port() -> int:
+    """One of this machine on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def reach(address: str) -> None:

@@ -75,6 +75,8 @@ def test_a_cluster_of_the_stages_own_listens_on_this_machine_alone_and_ends_with
         assert heard
         assert {ip.removeprefix("::ffff:") for _, ip in heard} == {"127.0.0.1"}, heard
         assert len(os.environ[TOKEN]) == 64
+        told = ray.remote(num_cpus=0)(lambda: os.environ[ADDRESS]).remote()  # by which Ray Train asks it, and no other
+        assert ray.get(told) == ray.get_runtime_context().gcs_address
     _, left = psutil.wait_procs(started, 10)
     assert not left
 
