@@ -74,7 +74,10 @@ def measure(
     scorer: FrozenScorer,
 ) -> pa.Table:
     """The rows as the table of samples: with the reward and its parts, repetition, each level's nats, and what else
-    the reward measured; with `sentiment` where there is one. `references` are the prompts' human texts."""
+    the reward measured; with `sentiment` where there is one. `references` are the prompts' human texts.
+
+    `token_nats` and `token_starts` say how surprising each of the scorer's tokens is, and at which character it begins.
+    """
     prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
     ids = [row.pop("completion_ids") for row in rows]
     scored = reward.score(prompts, texts, ids, reference=list(references))
@@ -82,9 +85,10 @@ def measure(
     if sentiment:
         columns["sentiment"] = sentiment(prompts, texts, ids)
     columns |= {**scored.extras, "repetition": [repetition(text) for text in texts]}
-    levels = scorer.level_nats(prompts, texts, strict_boundary=False)
+    surprise = scorer.score(prompts, texts, strict_boundary=False)
     columns |= {
-        f"{level}_nats": levels[:, i].tolist() for i, level in enumerate(("word", "phrase", "sentence"), start=1)
+        f"{level}_nats": [float(text.levels[i]) for text in surprise]
+        for i, level in enumerate(("word", "phrase", "sentence"), start=1)
     }
     columns |= {f"rewards/{name}": part.double().tolist() for name, part in scored.components.items()}
     table = pa.Table.from_pylist(rows).set_column(
@@ -92,7 +96,9 @@ def measure(
     )
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values, pa.float64()))
-    return table
+    starts = pa.array([[first for first, _ in text.offsets] for text in surprise], pa.list_(pa.int32()))
+    nats = pa.array([text.nats.tolist() for text in surprise], pa.list_(pa.float32()))
+    return table.append_column("token_starts", starts).append_column("token_nats", nats)
 
 
 def summarise(tables: Mapping[str, pa.Table], seed: int) -> dict[str, Any]:

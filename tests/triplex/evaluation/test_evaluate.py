@@ -70,6 +70,9 @@ def test_nats_are_those_of_the_response_after_its_prompt(scorer: FrozenScorer) -
         nats = scorer.level_nats([prompt], [text])[0, 1:].tolist()
         found = [table[f"{level}_nats"][row].as_py() for level in ("word", "phrase", "sentence")]
         assert found == pytest.approx(nats, abs=1e-4)
+        whole = scorer.score([prompt], [text])[0]
+        assert table["token_nats"][row].as_py() == pytest.approx(whole.nats.tolist(), abs=1e-4)
+        assert table["token_starts"][row].as_py() == [first for first, _ in whole.offsets]
 
 
 def test_sentiment_is_measured_where_there_is_one(scorer: FrozenScorer) -> None:
