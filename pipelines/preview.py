@@ -10,15 +10,16 @@ from itertools import pairwise
 from rich.text import Text
 
 from pipelines.generate import visible
+from triplex.evaluation.shading import SHADE_NATS
 from triplex.perplexity.segment import segment
 
 PHRASE_WORDS = 4  # of the sizes 2, 3 and 4; windows slide by a word, those shown stand side by side
 _WORDS = ("cyan", "bright_cyan")
 _PHRASES = ("magenta", "bright_magenta")
 _SENTENCES = ("green", "yellow")
-#: from these nats on a token has this background; 0.7 nats are a chance of one half, 6.9 one in a thousand
-SHADES = ((0.0, "black on #c7e9c0"), (0.7, "black on #ffffb2"), (2.3, "black on #fecc5c"), (4.6, "black on #fd8d3c"),
-          (6.9, "white on #bd0026"))  # fmt: skip
+_BACKGROUNDS = ("black on #c7e9c0", "black on #ffffb2", "black on #fecc5c", "black on #fd8d3c", "white on #bd0026")
+#: from these nats on a token has this background
+SHADES = tuple(zip((0.0, *SHADE_NATS), _BACKGROUNDS, strict=True))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from triplex.runs.params import PARAMS_FILE, ComputeConfig, Section, Seed, load_
 from triplex.runs.stage import run_stage
 
 EVALUATION, SAMPLES, METRICS = Path("reports/eval.json"), Path("reports/samples.parquet"), Path("reports/metrics")
-PLOTS, OUT = Path("reports/plots"), Path("reports/index.html")
+PRESETS, PLOTS, OUT = Path("presets"), Path("reports/plots"), Path("reports/index.html")
 
 
 class Params(Section):
@@ -54,13 +54,16 @@ def main() -> None:
             for picture in (picture for group in pictures.values() for picture in group):
                 with atomic_path(PLOTS / f"{picture.name}.png") as temporary:
                     temporary.write_bytes(picture.light)
+            presets = {path.stem: load_yaml(path) for path in sorted(PRESETS.glob("*.yaml"))}
             page = render_report(
                 evaluation=evaluation,
                 measures=measures,
                 samples=samples,
                 pictures=pictures,
                 params=load_yaml(PARAMS_FILE),
+                presets=presets,
                 manifests=manifests,
+                seed=run.seed,
             )
             write_text(OUT, page)
             print(f"plot: {sum(map(len, pictures.values()))} pictures -> {PLOTS}, report -> {OUT}")

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from triplex.evaluation.metrics import distinct_n, distinct_n_without_each
-from triplex.evaluation.statistics import jackknife_interval, summary
+from triplex.evaluation.statistics import jackknife_interval, paired_difference, summary
 
 _DISPLAY = {
     "base": "Base", "sft": "SFT", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "reinforce_pp": "REINFORCE++",
@@ -108,6 +109,21 @@ def compare(evaluation: Mapping[str, Any], samples: pa.Table, seed: int) -> list
     ]
 
 
+def headline(evaluation: Mapping[str, Any], samples: pa.Table, seed: int) -> list[str]:
+    """The reward of each trained model against the reference, and against each other, a sentence a pair."""
+    reference, paired = evaluation["reference"], evaluation["paired"]
+    trained = [name for name in paired if name != "base"]
+    rewards = {name: samples.filter(pc.equal(samples["model"], name))["reward"].to_pylist() for name in trained}
+    pairs = [(name, reference, paired[name]["reward"]) for name in trained]
+    pairs += [(a, b, paired_difference(rewards[a], rewards[b], seed)) for a, b in combinations(trained, 2)]
+    told = []
+    for model, other, difference in pairs:
+        found = _finding("reward", difference, display(model), display(other))
+        name = f"{display(model)} against {display(other)} is " if _within_noise(difference) else ""
+        told.append(f"{name}{found.sentence} ({found.interval})")
+    return told
+
+
 class Finding(NamedTuple):
     """What one measure says of a model against the reference, and the difference's interval, in words."""
 
@@ -131,12 +147,17 @@ def findings(evaluation: Mapping[str, Any]) -> dict[str, list[Finding]]:
 def _finding(key: str, difference: Mapping[str, float], model: str, reference: str) -> Finding:
     diff, low, high = (difference[part] for part in ("diff", "ci_low", "ci_high"))
     digits = _digits(low, high)
-    if low <= 0 <= high:
+    if _within_noise(difference):
         told = f"within noise: differs from {reference} by {number(diff, digits)}"
     else:
         told = _CLEARLY[key][diff < 0].format(model=model, reference=reference, size=number(abs(diff), digits))
         low, high = (low, high) if diff > 0 else (-high, -low)
-    return Finding(key.removesuffix("_pct"), told, f"95 % interval {number(low, digits)} to {number(high, digits)}")
+    interval = f"95 % interval {number(low, digits)} to {number(high, digits)}"
+    return Finding(key.removesuffix("_pct"), told, interval)
+
+
+def _within_noise(difference: Mapping[str, float]) -> bool:
+    return difference["ci_low"] <= 0 <= difference["ci_high"]
 
 
 def _digits(low: float, high: float) -> int:

@@ -1,24 +1,22 @@
-"""Pictures of a run, each in a light and a dark version; equal data give equal bytes."""
+"""The pictures of a run: how the models compare, how training went, how the responses spread."""
 
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib import rcParams, style
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from triplex.evaluation.comparison import Measure, display, number
+from triplex.evaluation.drawing import Picture, colours, draw
 
-#: colours of the models that are not trained here, and of the trained ones in their order: told apart with the common
-#: colour blindnesses, and at least 3 : 1 against both grounds (after Okabe and Ito 2008)
-GIVEN, TRAINED = {"base": "#6E747B", "sft": "#D07A00"}, ("#2B6FD0", "#00A878")
-_PARTS = (  # colour and dashes of the reward's parts, in alphabetical order
+_PART = "rewards/"
+_PART_LOOKS = (  # colour and dashes of the reward's parts, in alphabetical order
     ("#B0559A", "--"),
     ("#8C6D31", "-."),
     ("#7F858C", ":"),
@@ -26,36 +24,13 @@ _PARTS = (  # colour and dashes of the reward's parts, in alphabetical order
     ("#6A6FB5", (0, (3, 3))),
     ("#4E8F8F", (0, (1, 3))),
 )
-THEMES = {
-    "light": {"ground": "#FFFFFF", "ink": "#24292F", "quiet": "#5B6570", "line": "#DDE1E6"},
-    "dark": {"ground": "#1B1F24", "ink": "#E6E8EB", "quiet": "#A3ACB6", "line": "#363C44"},
-}
 _LEVELS = {"word": "o", "phrase": "s", "sentence": "^"}  # and their markers
 _INTERVAL = "line: 95 % interval"
 _OUT_OF_THE_PICTURE = 8  # times the second longest bar
-_SMALL, _WIDE, _TALL = (4.2, 2.7), (5.4, 3.5), (5.4, 4.3)  # inches
-_DPI = 150
+_SMALL, _WIDE, _TALL = (3.8, 2.6), (5.4, 3.5), (5.4, 4.3)  # inches
 _NUM_BINS = 30
 
 Curves = Mapping[str, Sequence[Any]]  # a column of numbers or None by its name
-Paint = Callable[[Figure], None]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture's file name without suffix, what is seen on it, and its PNG on a light and on a dark ground."""
-
-    name: str
-    title: str
-    light: bytes
-    dark: bytes
-
-
-def colours(models: Iterable[str]) -> dict[str, str]:
-    """The colour of each model, given all of them in their order."""
-    models = list(models)
-    trained = dict(zip((model for model in models if model not in GIVEN), TRAINED, strict=False))
-    return {model: (GIVEN | trained)[model] for model in models}
 
 
 def training_pictures(curves: Mapping[str, Curves]) -> list[Picture]:
@@ -63,6 +38,9 @@ def training_pictures(curves: Mapping[str, Curves]) -> list[Picture]:
     drawn = []
     for quantity in (_reward, _kl, _losses):
         drawn += [quantity(algorithm, curves) for algorithm in curves]
+    if any(value is not None for run in curves.values() for value in run.get("eval/reward", [])):
+        drawn.append(_held_out(curves))
+    drawn.append(_frontier(curves))
     drawn.append(_shared("clip", "Share of tokens whose ratio was clipped", "clip_ratio", "share of tokens", curves))
     drawn.append(_shared("entropy", "Entropy of the policy", "entropy", "nats per token", curves))
     drawn.append(_shared("ended", "Responses that ended by themselves", "completions/terminated_frac", "share", curves))
@@ -75,35 +53,39 @@ def training_pictures(curves: Mapping[str, Curves]) -> list[Picture]:
 
 
 def comparison_pictures(measures: Sequence[Measure]) -> list[Picture]:
-    """Each model with its 95 % interval: reward, sentiment or improvement, distinct-2, repetition, KL, perplexity."""
+    """Each model with its 95 % interval, in what is measured; after the reward, what it is made of."""
     by_key = {measure.key: measure for measure in measures}
-    keys = ("reward", "sentiment", "improvement_pct", "distinct_2", "repetition", "kl")
+    keys = ("sentiment", "improvement_pct", "distinct_2", "repetition", "length", "kl")
     bars = [_bars(by_key[key]) for key in keys if key in by_key]
-    return [*bars, _perplexity({level: by_key[f"perplexity_{level}"] for level in _LEVELS})]
+    parts = {key.removeprefix(_PART): measure for key, measure in by_key.items() if key.startswith(_PART)}
+    perplexity = {level: by_key[f"perplexity_{level}"] for level in _LEVELS}
+    return [_bars(by_key["reward"]), _parts(parts), *bars, _perplexity(perplexity)]
 
 
 def distribution_pictures(samples: pa.Table, models: Sequence[str]) -> list[Picture]:
-    """How reward and length spread over the responses, a row of bins a model."""
+    """How reward, length, KL and perplexity spread over the responses, a row of bins a model."""
     return [
         _histograms("reward", "Reward of each response", "reward", samples, models),
         _histograms("num_tokens", "Length of each response", "tokens", samples, models),
+        _histograms("kl_nats", "KL of each response to the reference", "nats per token", samples, models),
+        _histograms("word_nats", "Surprise of each response, word level", "nats per token", samples, models),
     ]
 
 
 def _reward(algorithm: str, curves: Mapping[str, Curves]) -> Picture:
-    columns = sorted({name for run in curves.values() for name in run if name.startswith("rewards/")})
+    columns = sorted({name for run in curves.values() for name in run if name.startswith(_PART)})
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for index, column in enumerate(columns):
             if column in curves[algorithm]:
-                colour, dashes = _PARTS[index % len(_PARTS)]
-                _line(axes, curves[algorithm], column, colour, column.removeprefix("rewards/"), linestyle=dashes)
+                colour, dashes = _PART_LOOKS[index % len(_PART_LOOKS)]
+                _line(axes, curves[algorithm], column, colour, column.removeprefix(_PART), linestyle=dashes)
         _line(axes, curves[algorithm], "reward", colours(curves)[algorithm], "reward (sum)", linewidth=2.4)
         _finish(axes, curves, ["reward", *columns], "reward")
         _legend(axes)
 
-    return _draw(f"reward-{algorithm}", f"{display(algorithm)}: reward and the parts of its sum", _WIDE, paint)
+    return draw(f"reward-{algorithm}", f"{display(algorithm)}: reward and the parts of its sum", _WIDE, paint)
 
 
 def _kl(algorithm: str, curves: Mapping[str, Curves]) -> Picture:
@@ -117,8 +99,8 @@ def _kl(algorithm: str, curves: Mapping[str, Curves]) -> Picture:
         above.set_xlabel("")
         _legend(above)
 
-    title = f"{display(algorithm)}: KL to the reference, and its coefficient"
-    return _draw(f"kl-{algorithm}", title, _TALL, paint)
+    title = f"{display(algorithm)}: KL to the reference, its target and coefficient"
+    return draw(f"kl-{algorithm}", title, _TALL, paint)
 
 
 def _losses(algorithm: str, curves: Mapping[str, Curves]) -> Picture:
@@ -133,7 +115,34 @@ def _losses(algorithm: str, curves: Mapping[str, Curves]) -> Picture:
             if axes is not rows[-1]:
                 axes.set_xlabel("")
 
-    return _draw(f"loss-{algorithm}", f"{display(algorithm)}: losses", _TALL, paint)
+    return draw(f"loss-{algorithm}", f"{display(algorithm)}: losses", _TALL, paint)
+
+
+def _held_out(curves: Mapping[str, Curves]) -> Picture:
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for algorithm, run in curves.items():
+            _line(axes, run, "eval/reward", colours(curves)[algorithm], display(algorithm), smooth=False, marker="o")
+        _finish(axes, curves, ["eval/reward"], "reward")
+        _legend(axes)
+
+    return draw("reward-held-out", "Reward on held-out prompts while training", _WIDE, paint)
+
+
+def _frontier(curves: Mapping[str, Curves]) -> Picture:
+    """The reward that was reached at each distance from the reference; of two runs the upper one pays less for it."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for algorithm, run in curves.items():
+            kl, reward = (running_mean(np.array(run[name], np.float64)) for name in ("kl", "reward"))
+            axes.plot(kl, reward, color=colours(curves)[algorithm], label=display(algorithm))
+            axes.plot(kl[-1:], reward[-1:], "o", color=colours(curves)[algorithm])
+        axes.set_xlabel("KL to the reference, nats per token; dot: the last step")
+        axes.set_ylabel("reward")
+        _legend(axes)
+
+    return draw("frontier", "Reward against KL", _WIDE, paint)
 
 
 def _shared(name: str, title: str, column: str, unit: str, curves: Mapping[str, Curves]) -> Picture:
@@ -144,7 +153,7 @@ def _shared(name: str, title: str, column: str, unit: str, curves: Mapping[str, 
         _finish(axes, curves, [column], unit)
         _legend(axes)
 
-    return _draw(name, title, _WIDE, paint)
+    return draw(name, title, _WIDE, paint)
 
 
 def _bars(measure: Measure) -> Picture:
@@ -162,7 +171,30 @@ def _bars(measure: Measure) -> Picture:
         _model_rows(axes, measure)
         axes.set_xlabel(f"{measure.unit}; {_INTERVAL}" if measure.unit else _INTERVAL)
 
-    return _draw(f"compare-{measure.key}", measure.label, _SMALL, paint)
+    return draw(f"compare-{measure.key}", measure.label, _SMALL, paint)
+
+
+def _parts(parts: Mapping[str, Measure]) -> Picture:
+    """The mean of each part, end to end: what adds to the reward right of zero, what takes from it left of it."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        models = list(next(iter(parts.values())).models)
+        right, left = np.zeros(len(models)), np.zeros(len(models))
+        for index, (name, measure) in enumerate(sorted(parts.items())):
+            values = np.array([measure.models[model].value or 0.0 for model in models])
+            start = np.where(values > 0, right, left)
+            axes.barh(
+                models, values, left=start, height=0.62, color=_PART_LOOKS[index % len(_PART_LOOKS)][0], label=name
+            )
+            right, left = np.maximum(right, start + values), np.minimum(left, start + values)
+        axes.axvline(0, color=rcParams["text.color"], linewidth=0.8)
+        axes.margins(x=0.08)
+        _model_rows(axes, next(iter(parts.values())))
+        axes.set_xlabel("mean of each part, as it enters the sum")
+        _legend(axes)
+
+    return draw("compare-parts", "What the reward is made of", _SMALL, paint)
 
 
 def _end_near_the_others(axes: Axes, measure: Measure) -> None:
@@ -188,7 +220,7 @@ def _perplexity(levels: Mapping[str, Measure]) -> Picture:
         axes.set_xlabel(_INTERVAL)
         _legend(axes)
 
-    return _draw("compare-perplexity", "Perplexity on three levels", _SMALL, paint)
+    return draw("compare-perplexity", "Perplexity on three levels", _SMALL, paint)
 
 
 def _model_rows(axes: Axes, measure: Measure) -> None:
@@ -210,7 +242,7 @@ def _histograms(column: str, title: str, unit: str, samples: pa.Table, models: S
             axes.grid(visible=False, axis="y")
         rows[-1].set_xlabel(f"{unit}; line: mean; height: number of responses")
 
-    return _draw(f"spread-{column}", title, _TALL, paint)
+    return draw(f"spread-{column}", title, _TALL, paint)
 
 
 def _bin_edges(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -223,13 +255,14 @@ def _bin_edges(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _line(axes: Axes, run: Curves, column: str, colour: str, label: str, *, smooth: bool = True, **kwargs: Any) -> None:
-    """Each step thin, the running mean bold; nothing where the run has no such number."""
-    values = np.array(run.get(column, []), dtype=np.float64)
-    if np.isfinite(values).any():
+    """Each step thin, the running mean bold; steps without such a number are left out."""
+    values = np.array(run.get(column, [None] * len(run["step"])), dtype=np.float64)
+    steps, values = np.array(run["step"])[np.isfinite(values)], values[np.isfinite(values)]
+    if len(values):
         if smooth:
-            axes.plot(run["step"], values, color=colour, linewidth=0.8, alpha=0.35)
+            axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
             values = running_mean(values)
-        axes.plot(run["step"], values, color=colour, label=label, **kwargs)
+        axes.plot(steps, values, color=colour, label=label, **kwargs)
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -247,53 +280,10 @@ def _finish(axes: Axes, curves: Mapping[str, Curves], columns: Sequence[str], un
         margin = 0.06 * np.ptp(values)
         axes.set_ylim(values.min() - margin, values.max() + margin)
     axes.set_xlim(0, max(1, *(run["step"][-1] for run in curves.values())))  # the only step may be number 0
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
 
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-
-
-def _draw(name: str, title: str, size: tuple[float, float], paint: Paint) -> Picture:
-    images = {}
-    for theme, shades in THEMES.items():
-        with style.context(["default", _style(shades)]):
-            figure = Figure(figsize=size, layout="constrained")
-            figure.suptitle(title, x=0.015, ha="left")
-            paint(figure)
-            image = io.BytesIO()
-            figure.savefig(image, format="png", dpi=_DPI, metadata={"Software": None})
-        images[theme] = image.getvalue()
-    return Picture(name, title, **images)
-
-
-def _style(colours: Mapping[str, str]) -> dict[str, Any]:
-    """matplotlib's own defaults (never the user's file) and the font that it brings, on the theme's ground."""
-    ink, quiet, ground = colours["ink"], colours["quiet"], colours["ground"]
-    return {
-        "font.family": "DejaVu Sans",
-        "font.size": 11,
-        "figure.titlesize": 11.5,
-        "figure.titleweight": "bold",
-        "figure.facecolor": ground,
-        "axes.facecolor": ground,
-        "axes.edgecolor": colours["line"],
-        "axes.labelcolor": quiet,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": colours["line"],
-        "grid.linewidth": 0.8,
-        "legend.frameon": False,
-        "legend.fontsize": 10,
-        "lines.linewidth": 1.8,
-        "text.color": ink,
-        "xtick.color": quiet,
-        "ytick.color": quiet,
-        "xtick.labelcolor": ink,
-        "ytick.labelcolor": ink,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-    }

@@ -1,8 +1,8 @@
-"""The report: one HTML file that needs no network and runs nothing but its own filter."""
+"""The report: one HTML file that needs no network and runs nothing but what sorts and filters its samples."""
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from triplex.evaluation.comparison import Measure, display, findings, number
-from triplex.evaluation.plots import THEMES, TRAINED, Picture, colours
+from triplex.evaluation.comparison import Measure, display, findings, headline, number
+from triplex.evaluation.drawing import THEMES, TRAINED, Picture, colours
+from triplex.evaluation.origin import departures, flat, origin
+from triplex.evaluation.samples import clip, scores, side_by_side
+from triplex.evaluation.shading import SHADE_NATS
 
-MAX_PROMPTS = 100  # in the table of samples; with MAX_CHARS it bounds the page's size
-MAX_CHARS = 1_000
-_HASH_DIGITS = 12
+MAX_SAMPLE_BYTES = 3_000_000  # of the table of samples; with the pictures the page stays below 5 MB
 
 
 def render_report(
@@ -25,74 +26,65 @@ def render_report(
     samples: pa.Table,
     pictures: Mapping[str, Sequence[Picture]],
     params: Mapping[str, Any],
+    presets: Mapping[str, Mapping[str, Any]],
     manifests: Mapping[str, bytes],
+    seed: int,
 ) -> str:
     """The page. `pictures` by section: comparison, training, distribution; `manifests`: each stage's file, unread.
 
     Everything that comes from data is escaped; the content security policy admits the page's own style and script by
     their hashes, pictures from data, and nothing else. Equal input gives an equal page: it holds no date.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(display=display, number=number, data_uri=_data_uri, csp_hash=_csp_hash, clip=_clip)
-    stages = {name: json.loads(content) for name, content in manifests.items()}
+    environment = _environment()
+    models = list(evaluation["models"])
+    preset, differing = departures(params, presets)
     return environment.get_template("report.html.j2").render(
         evaluation=evaluation,
+        models=models,
+        headline=headline(evaluation, samples, seed),
         findings=findings(evaluation),
         measures={measure.key: measure for measure in measures},
-        rows=_side_by_side(samples),
-        max_prompts=MAX_PROMPTS,
         pictures=pictures,
-        params={section: list(_flat(value)) for section, value in params.items()},
-        hashes={name: sha256(content).hexdigest()[:_HASH_DIGITS] for name, content in manifests.items()},
-        outputs={
-            name: {path: digest[:_HASH_DIGITS] for path, digest in stage["outputs"].items()}
-            for name, stage in stages.items()
-        },
-        environments=_environments(stages),
-        colours=colours(evaluation["models"]),
+        scores=scores(samples),
+        sample_rows=list(_sample_rows(environment, samples, models)),
+        num_shades=len(SHADE_NATS) + 1,
+        params=params,
+        preset=preset,
+        departures=differing,
+        origin=origin(manifests),
+        colours=colours(models),
         focus=TRAINED[0],
         themes=THEMES,
     )
 
 
-def _side_by_side(samples: pa.Table) -> list[dict[str, Any]]:
-    """A prompt a row with each model's response to it, in the table's order."""
-    rows: dict[str, dict[str, Any]] = {}
-    for sample in samples.to_pylist():
-        row = rows.setdefault(sample["id"], {"prompt": sample["prompt"], "responses": {}})
-        row["responses"].setdefault(sample["model"], sample)
-    return list(rows.values())
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        display=display, number=number, flat=flat, clip=clip, rounded=_rounded, data_uri=_data_uri, csp_hash=_csp_hash
+    )
+    return environment
 
 
-def _flat(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
-    """The leaves of nested mappings with their dotted keys."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, json.dumps(value, ensure_ascii=False)
+def _sample_rows(environment: Environment, samples: pa.Table, models: Sequence[str]) -> Iterator[str]:
+    """The table's rows as HTML, as many as fit."""
+    template, size = environment.get_template("sample.html.j2"), 0
+    for row in side_by_side(samples):
+        html = template.render(row=row, models=models, scores=scores(samples))
+        size += len(html.encode())
+        if size > MAX_SAMPLE_BYTES:
+            return
+        yield html
 
 
-def _environments(stages: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Each different environment in words, with the stages that ran in it."""
-    found: dict[str, list[str]] = {}
-    for name, stage in stages.items():
-        where = stage["environment"]
-        packages = ", ".join(f"{package} {version}" for package, version in where["packages"].items())
-        told = f"Python {where['python']} on {where['system']} {where['machine']}; {packages}"
-        found.setdefault(told, []).append(name)
-    return list(found.items())
-
-
-def _clip(text: str) -> str:
-    left_out = len(text) - MAX_CHARS
-    return text if left_out <= 0 else f"{text[:MAX_CHARS]} … ({left_out:,} more characters)"
+def _rounded(values: Iterable[float | None]) -> str:
+    return json.dumps([None if value is None else float(f"{value:.4g}") for value in values])
 
 
 def _data_uri(png: bytes) -> str:

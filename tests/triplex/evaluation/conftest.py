@@ -1,5 +1,8 @@
 """A small run as the earlier stages leave it: evaluation, samples and curves."""
 
+import json
+import re
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,10 +10,24 @@ import pyarrow as pa
 import pytest
 
 from triplex.evaluation.comparison import compare
-from triplex.evaluation.plots import Picture, comparison_pictures, distribution_pictures, training_pictures
+from triplex.evaluation.drawing import Picture, draw
+from triplex.evaluation.plots import comparison_pictures, distribution_pictures, training_pictures
+from triplex.evaluation.report import render_report
 
 MODELS = ("base", "sft", "ppo", "grpo")
 NUM_PROMPTS, NUM_STEPS = 24, 40
+ATTACK = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>{{ 7*7 }}</style></td>"""
+PARAMS = {
+    "seed": 17,
+    "compute": {"executor": "local", "num_workers": 1, "threads": 2, "precision": "float32"},
+    "data": {"source": {"kind": "embedded", "num_reviews": 20000}},
+    "ppo": {"kl": {"coef": 0.05}, "steps": [1, 2]},
+}
+PRESETS = {"default": PARAMS, "tiny": {"compute": PARAMS["compute"] | {"threads": 1}, "ppo": {"steps": [1]}}}
+ENVIRONMENT = {
+    "python": "3.11.9", "system": "Linux", "machine": "x86_64", "processor": "EPYC", "vector": "AVX2", "gpu": None,
+    "packages": {"torch": "2.13.0"},
+}  # fmt: skip
 
 
 def _samples(rng: np.random.Generator) -> pa.Table:
@@ -31,9 +48,10 @@ def _samples(rng: np.random.Generator) -> pa.Table:
             levels = {"word_nats": nats, "phrase_nats": nats + 0.3, "sentence_nats": nats + 0.1}
             parts = {"rewards/sentiment": sentiment, "rewards/repetition": -0.1}
             text = {"prompt": f"prompt number {index}", "response": " ".join(rng.choice(words, 9))}
-            rows.append(
-                {"id": f"e{index:03d}", "model": model, **text, "num_tokens": 9 + index % 5} | scores | levels | parts
-            )
+            starts = [match.start() for match in re.finditer(r"\S+", text["response"])]
+            tokens = {"token_starts": starts, "token_nats": rng.uniform(0, 9, len(starts)).tolist()}
+            row = {"id": f"e{index:03d}", "model": model, **text, "num_tokens": 9 + index % 5}
+            rows.append(row | scores | levels | parts | tokens)
     table = pa.Table.from_pylist(rows)
     return table.set_column(4, "num_tokens", table["num_tokens"].cast(pa.int32()))
 
@@ -73,7 +91,8 @@ def _curves(rng: np.random.Generator) -> dict:
             "rewards/sentiment": 1.1 * rise, "rewards/repetition": -0.1 * rise,
         }  # fmt: skip
         noisy = {name: (values + rng.normal(0, 0.01, NUM_STEPS)).tolist() for name, values in columns.items()}
-        return {"step": list(range(1, NUM_STEPS + 1)), **noisy}
+        held_out = [value if step % 10 == 0 else None for step, value in enumerate(rise.tolist(), start=1)]
+        return {"step": list(range(1, NUM_STEPS + 1)), **noisy, "eval/reward": held_out}
 
     ppo, grpo = run(0), run(1)
     ppo["value_loss"] = np.linspace(0.5, 0.1, NUM_STEPS).tolist()
@@ -96,3 +115,38 @@ def pictures(finished_run: SimpleNamespace) -> dict[str, list[Picture]]:
         "training": training_pictures(finished_run.curves),
         "distribution": distribution_pictures(finished_run.samples, finished_run.models),
     }
+
+
+def manifests(**changes: dict) -> dict[str, bytes]:
+    """Those of two stages; `changes`: a stage's keys that differ."""
+    code = {"stages/prepare.py": "12" * 32, "triplex/runs/seeds.py": "34" * 32}
+    stages = {
+        "prepare": {"inputs": code, "outputs": {"data/processed": "ab" * 32}},
+        "evaluate": {"inputs": code | {"models/sft": "56" * 32}, "outputs": {"reports/eval.json": "cd" * 32}},
+    }
+    return {
+        name: json.dumps({"stage": name, "environment": ENVIRONMENT} | stage | changes.get(name, {})).encode()
+        for name, stage in stages.items()
+    }
+
+
+def with_texts(samples: pa.Table, **texts: str) -> pa.Table:
+    """The same table with the same texts in every row."""
+    return pa.Table.from_pylist([row | texts for row in samples.to_pylist()], schema=samples.schema)
+
+
+@pytest.fixture(scope="session")
+def render(finished_run: SimpleNamespace) -> Callable[..., str]:
+    """The page of the small run, with whatever a test changes in what it is made from."""
+    picture = draw("x", "PPO: losses", (5.4, 4.3), lambda figure: figure.subplots())
+    given = {
+        "evaluation": finished_run.evaluation,
+        "measures": compare(finished_run.evaluation, finished_run.samples, seed=1),
+        "samples": finished_run.samples,
+        "pictures": {section: [picture] for section in ("comparison", "training", "distribution")},
+        "params": PARAMS,
+        "presets": PRESETS,
+        "manifests": manifests(),
+        "seed": 1,
+    }
+    return lambda **changes: render_report(**(given | changes))

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from triplex.evaluation.comparison import compare, findings, number
+from triplex.evaluation.comparison import compare, findings, headline, number
 from triplex.evaluation.metrics import distinct_n
 
 
@@ -141,3 +141,18 @@ def test_findings_at_the_edges(finished_run, difference, sentence):
 )
 def test_numbers_for_people(value, digits, text):
     assert number(value, digits) == text
+
+
+def test_the_headline_tells_each_trained_model_against_the_reference_and_the_two_against_each_other(finished_run):
+    noise = {"diff": 0.01, "ci_low": -0.03, "ci_high": 0.05}
+    paired = finished_run.evaluation["paired"]
+    evaluation = finished_run.evaluation | {"paired": paired | {"grpo": paired["grpo"] | {"reward": noise}}}
+    told = headline(evaluation, finished_run.samples, seed=1)
+    assert told[:2] == [
+        "PPO beats SFT by 0.31 (95 % interval 0.27 to 0.35)",
+        "GRPO against SFT is within noise: differs from SFT by 0.01 (95 % interval −0.03 to 0.05)",
+    ]
+    difference = column(finished_run.samples, "ppo", "reward") - column(finished_run.samples, "grpo", "reward")
+    assert difference.mean() < 0
+    assert told[2].startswith(f"PPO falls behind GRPO by {-difference.mean():.2f} (95 % interval ")
+    assert len(told) == 3

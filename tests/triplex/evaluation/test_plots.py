@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from triplex.evaluation.comparison import Estimate, Measure
+from triplex.evaluation.drawing import THEMES, colours
 from triplex.evaluation.plots import (
-    THEMES,
     _end_near_the_others,
-    colours,
     distribution_pictures,
     running_mean,
     training_pictures,
@@ -77,9 +76,11 @@ def test_every_quantity_is_drawn_once_and_nothing_touches_the_edge(pictures):
     drawn = [*pictures["training"], *pictures["comparison"], *pictures["distribution"]]
     names = [picture.name for picture in drawn]
     assert names == [
-        "reward-ppo", "reward-grpo", "kl-ppo", "kl-grpo", "loss-ppo", "loss-grpo", "clip", "entropy", "ended", "length",
-        "compare-reward", "compare-sentiment", "compare-distinct_2", "compare-repetition", "compare-kl",
-        "compare-perplexity", "spread-reward", "spread-num_tokens",
+        "reward-ppo", "reward-grpo", "kl-ppo", "kl-grpo", "loss-ppo", "loss-grpo", "reward-held-out", "frontier",
+        "clip", "entropy", "ended", "length",
+        "compare-reward", "compare-parts", "compare-sentiment", "compare-distinct_2", "compare-repetition",
+        "compare-length", "compare-kl", "compare-perplexity",
+        "spread-reward", "spread-num_tokens", "spread-kl_nats", "spread-word_nats",
     ]  # fmt: skip
     for picture, theme in itertools.product(drawn, THEMES):
         image = imread(io.BytesIO(getattr(picture, theme)))[:, :, :3]
@@ -122,16 +123,16 @@ def test_pictures_hold_no_text_and_no_date(pictures):
             (size,) = struct.unpack(">I", picture.light[offset : offset + 4])
             kinds.append(picture.light[offset + 4 : offset + 8])
             offset += 12 + size
-        assert set(kinds) == {b"IHDR", b"pHYs", b"IDAT", b"IEND"}
+        assert set(kinds) == {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_run_of_one_step_equal_rewards_and_an_unknown_model_can_be_drawn(finished_run):
     curves = {"dapo": {name: values[:1] for name, values in finished_run.curves["grpo"].items()} | {"step": [0]}}
-    assert len(training_pictures(curves)) == 7
+    assert len(training_pictures(curves)) == 8
     row = finished_run.samples.to_pylist()[0] | {"model": "dapo"}
     samples = pa.Table.from_pylist([row, row], schema=finished_run.samples.schema)
-    assert len(distribution_pictures(samples, ["dapo"])) == 2
+    assert len(distribution_pictures(samples, ["dapo"])) == 4
 
 
 # running mean

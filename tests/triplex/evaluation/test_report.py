@@ -1,24 +1,15 @@
 import base64
-import json
 import re
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from jinja2 import UndefinedError
 
+from tests.triplex.evaluation.conftest import ATTACK, ENVIRONMENT, PARAMS, PRESETS, manifests, with_texts
 from triplex.evaluation.comparison import compare
-from triplex.evaluation.report import MAX_CHARS, MAX_PROMPTS, render_report
-
-CHROMIUM = Path("/usr/bin/chromium")
-ATTACK = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>{{ 7*7 }}</style></td>"""
-PARAMS = {"seed": 17, "compute": {"threads": 2, "precision": "float32"}, "ppo": {"kl": {"coef": 0.05}, "steps": [1, 2]}}
-ENVIRONMENT = {"python": "3.11.9", "machine": "x86_64", "system": "Linux", "packages": {"torch": "2.13.0"}}
+from triplex.evaluation.samples import MAX_CHARS
 
 
 class Page(HTMLParser):
@@ -51,50 +42,49 @@ class Page(HTMLParser):
         return "".join(self.words)
 
 
-def manifests() -> dict[str, bytes]:
-    stages = {"base": {"models/base": "ab" * 32}, "evaluate": {"reports/eval.json": "cd" * 32}}
-    return {
-        name: json.dumps({"stage": name, "outputs": outputs, "environment": ENVIRONMENT}).encode()
-        for name, outputs in stages.items()
-    }
-
-
-@pytest.fixture
-def render(finished_run, pictures):
-    """The page of the small run, with whatever a test changes in what it is made from."""
-    run = finished_run
-
-    def page(**changes) -> str:
-        measures = compare(run.evaluation, run.samples, seed=1)
-        given = {"evaluation": run.evaluation, "measures": measures, "samples": run.samples, "pictures": pictures}
-        return render_report(**(given | {"params": PARAMS, "manifests": manifests()} | changes))
-
-    return page
-
-
-def with_texts(samples: pa.Table, **texts: str) -> pa.Table:
-    return pa.Table.from_pylist([row | texts for row in samples.to_pylist()], schema=samples.schema)
-
-
 def test_the_page_says_results_numbers_parameters_and_hashes(render):
     page = Page(render())
-    assert "PPO beats SFT by 0.31" in page.text
-    assert "95 % interval 0.27 to 0.35" in page.text
+    assert "PPO beats SFT by 0.31 (95 % interval 0.27 to 0.35)" in page.text
     assert "within noise" in page.text
+    assert "Preset defaultnone of its values changed; seed 17" in page.text
     assert "kl.coef" in page.text
-    assert "abababababab models/base" in page.text
-    assert sha256(manifests()["base"]).hexdigest()[:12] in page.text
-    assert "Python 3.11.9 on Linux x86_64; torch 2.13.0" in page.text
-    assert "Reproducibility level D1" in page.text
-    assert [attrs["alt"] for tag, attrs in page.tags if tag == "img"].count("PPO: losses") == 1
+    assert "abababababab data/processed" in page.text
+    assert sha256(manifests()["prepare"]).hexdigest()[:12] in page.text
+    assert "Every stage: Python 3.11.9 on Linux x86_64, EPYC, AVX2; torch 2.13.0" in page.text
+    assert "Level D1" in page.text
+    assert [attrs["alt"] for tag, attrs in page.tags if tag == "img"].count("PPO: losses") == 3
+
+
+def test_a_changed_parameter_stands_beside_the_presets(render):
+    text = render(params=PARAMS | {"seed": 18, "extra": True})
+    assert "Changed from the preset default" in text
+    assert '<tr><th scope="row">seed</th><td>17</td><td>18</td></tr>' in text
+    assert '<tr><th scope="row">extra</th><td>–</td><td>true</td></tr>' in text
+
+
+def test_an_answer_is_shaded_token_by_token_and_has_its_rewards_parts(finished_run, render):
+    samples = finished_run.samples.to_pylist()
+    tokens = {"response": " a <b> c", "token_starts": [1, 3, 7], "token_nats": [0.25, 5.0, 9.0]}
+    scored = tokens | {"reward": 0.9, "rewards/sentiment": 1.0, "rewards/repetition": -0.1, "kl_nats": None}
+    page = render(samples=pa.Table.from_pylist([samples[0] | scored, *samples[1:]], schema=finished_run.samples.schema))
+    assert (
+        'dir="auto"> <i class=n0 title=0.2>a </i><i class=n3 title=5.0>&lt;b&gt; </i><i class=n4 title=9.0>c</i></div>'
+    ) in page
+    assert "<b>reward 0.90</b> <span>= 1.00 sentiment</span> <span>− 0.10 repetition</span><br>" in page
+    assert '<td data-scores="[0.9, 1.0, -0.1, ' in page
+    assert "<span>KL –</span>" in page
 
 
 def test_whatever_comes_from_data_is_text(finished_run, render):
     plain = Page(render())
     samples = with_texts(finished_run.samples, prompt=ATTACK, response=ATTACK)
-    stage = {"stage": "x", "outputs": {ATTACK: "ab" * 32}, "environment": ENVIRONMENT | {"machine": ATTACK}}
-    changes = {"params": PARAMS | {ATTACK: {ATTACK: ATTACK}}, "manifests": {ATTACK: json.dumps(stage).encode()}}
-    page = Page(render(samples=samples, **changes))
+    hostile = {"inputs": {f"{ATTACK}.py": "ab"}, "outputs": {ATTACK: "ab" * 32}}
+    stages = manifests(prepare=hostile | {"environment": ENVIRONMENT | {"processor": ATTACK}})
+    source = {"source": {"kind": ATTACK, ATTACK: ATTACK}}
+    params = PARAMS | {ATTACK: {ATTACK: ATTACK}, "data": source, "compute": PARAMS["compute"] | {"executor": ATTACK}}
+    presets = PRESETS | {ATTACK: params | {"seed": ATTACK}}
+    page = Page(render(samples=samples, params=params, presets=presets, manifests=stages | {ATTACK: stages["prepare"]}))
+    assert f"Changed from the preset {ATTACK}" in page.text
     assert page.text.count(ATTACK) >= 2 * 24
     assert page.raw == plain.raw
     for tag in ("script", "style", "img"):
@@ -131,16 +121,15 @@ def test_equal_input_gives_an_equal_page_without_a_date(render):
 
 
 def test_many_long_samples_stay_below_5_mb_and_what_is_left_out_is_said(finished_run, render):
-    long = "&" * (MAX_CHARS + 500)
-    rows = [
-        row | {"id": f"{copy}-{row['id']}", "response": long}
-        for copy in range(6)
-        for row in finished_run.samples.to_pylist()
-    ]
-    page = render(samples=pa.Table.from_pylist(rows, schema=finished_run.samples.schema))
+    num_chars = MAX_CHARS + 500  # each a token of its own
+    long = {"response": "&" * num_chars, "token_starts": list(range(num_chars)), "token_nats": [5.0] * num_chars}
+    rows = [row | long | {"id": f"{row['id']}-{n}"} for n in range(2) for row in finished_run.samples.to_pylist()]
+    samples = pa.Table.from_pylist(rows, schema=finished_run.samples.schema)
+    page = render(samples=samples, evaluation=finished_run.evaluation | {"num_prompts": 48})
     assert len(page.encode()) < 5_000_000
-    assert f"The first {MAX_PROMPTS} of 144 prompts" in page
-    assert page.count("(500 more characters)") == MAX_PROMPTS * 4
+    shown = int(re.search(r"The first (\d+) of 48 prompts", page)[1])
+    assert 10 < shown < 48
+    assert page.count("(500 more characters)") == shown * 4
 
 
 def test_a_missing_measure_is_a_dash_and_a_run_without_training_has_no_such_section(finished_run, render):
@@ -157,80 +146,3 @@ def test_a_missing_measure_is_a_dash_and_a_run_without_training_has_no_such_sect
 def test_a_measure_that_the_template_needs_and_does_not_get_is_an_error(render):
     with pytest.raises(UndefinedError):
         render(measures=[])
-
-
-# in a browser
-
-
-@contextmanager
-def browser(profile: Path) -> Iterator:
-    """A function that sends one command of the DevTools protocol to a page and returns the reply; `.events` grows."""
-    client = pytest.importorskip("websockets.sync.client")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --remote-debugging-port=0"
-    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={profile}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        address = next(line.split()[-1] for line in process.stderr if line.startswith("DevTools listening on"))
-        with client.connect(address, max_size=None) as socket:
-            session: dict[str, str] = {}
-            events: list[dict] = []
-
-            def send(method: str, until: str | None = None, **params):
-                """`until`: the event to wait for after the reply."""
-                socket.send(json.dumps({"id": 1, "method": method, "params": params} | session))
-                reply, seen = None, until is None
-                while reply is None or not seen:
-                    message = json.loads(socket.recv(timeout=60))
-                    reply = message.get("result", reply)
-                    seen = seen or message.get("method") == until
-                    if "method" in message:
-                        events.append(message)
-                return reply
-
-            send.events = events
-            target = send("Target.createTarget", url="about:blank")["targetId"]
-            session["sessionId"] = send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-            yield send
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs {CHROMIUM}")
-def test_in_chromium_no_error_no_overflow_no_request_and_the_filter_works(finished_run, render, tmp_path):
-    path = tmp_path / "index.html"
-    samples = with_texts(finished_run.samples, response=ATTACK + "long" * 300)
-    path.write_text(render(samples=samples), encoding="utf-8")
-    with browser(tmp_path / "profile") as send:
-
-        def evaluate(expression: str):
-            return send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            send(f"{domain}.enable")
-        for width in (400, 1400):
-            send(
-                "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width == 400
-            )
-            send("Page.navigate", until="Page.loadEventFired", url=path.as_uri())
-            evaluate("document.querySelectorAll('details').forEach((block) => { block.open = true; })")
-            page = "document.documentElement"
-            assert evaluate(f"[innerWidth, {page}.scrollWidth - {page}.clientWidth]") == [width, 0]
-            assert evaluate("getComputedStyle(document.querySelector('.card')).borderTopLeftRadius") == "10px"
-            assert evaluate("[...document.images].every((image) => image.naturalWidth > 300)")
-        evaluate(
-            "(() => { const input = document.querySelector('input'); input.value = 'NUMBER 7';"
-            "input.dispatchEvent(new Event('input')); return ''; })()"
-        )
-        assert evaluate("document.querySelector('output').textContent") == "1 of 24 prompts"
-        assert evaluate("[...document.querySelectorAll('tbody tr')].filter((row) => row.hidden).length") == 23
-        kinds = {
-            "Log.entryAdded",
-            "Runtime.exceptionThrown",
-            "Runtime.consoleAPICalled",
-            "Page.javascriptDialogOpening",
-        }
-        assert [event for event in send.events if event["method"] in kinds] == []
-        requests = [e["params"]["request"]["url"] for e in send.events if e["method"] == "Network.requestWillBeSent"]
-        assert all(url.startswith(("file:", "data:")) for url in requests)
