@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.hub import hub
 from triplex.runs.files import sha256_file
 
 ROOT = Path(__file__).parent.parent
+CHROMIUM = Path("/usr/bin/chromium")
 STAGES = ("prepare", "base", "sft", "baseline", "reward", "train@ppo", "train@grpo", "evaluate", "plot")
 
 
@@ -87,6 +89,18 @@ def test_nothing_to_do_is_seen(repro: Path) -> None:
     output = run(repro, "dvc", "repro")
     assert "Running stage" not in output
     assert "up to date" in output
+
+
+def test_the_page_of_dvc_plots_asks_for_nothing_and_draws(repro: Path, tmp_path: Path) -> None:
+    run(repro, "dvc", "plots", "show")
+    page = repro / "dvc_plots/index.html"
+    assert not re.findall(r"<(?:script|link|img)\b[^>]*https?:", page.read_text())
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}")
+    flags = "--headless --no-sandbox --disable-gpu --virtual-time-budget=5000 --dump-dom"
+    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path}", page.as_uri()]
+    drawn = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout
+    assert drawn.count("<canvas") == len(YAML(typ="safe").load(repro / "dvc.yaml")["plots"])
 
 
 @pytest.mark.parametrize("stage", ["base", "train@ppo"])
