@@ -19,6 +19,7 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # Triton has files of later Pythons; a start of dvc takes a third of the time
+	$(BIN)/dvc config --local core.site_cache_dir '$(CURDIR)/.triplex/dvc'  # DVC's queue, in folders of its own, needs the whole path
 	touch $@
 
 run: .venv/installed

@@ -20,7 +20,7 @@ def site_cache() -> Iterator[Finding]:
     if not folder.is_relative_to(PRIVATE.absolute()):
         yield Finding(
             "site cache in a shared place", str(folder), "DVC makes it world-writable and trusts what it reads there",
-            f"dvc config core.site_cache_dir {PRIVATE}/dvc",
+            f"dvc config --local core.site_cache_dir '{PRIVATE.absolute()}/dvc'",
         )  # fmt: skip
 
 

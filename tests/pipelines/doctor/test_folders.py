@@ -1,3 +1,4 @@
+import shlex
 import stat
 from pathlib import Path
 
@@ -15,8 +16,8 @@ def test_the_project_s_own_folders_are_closed(finished: Path) -> None:
 def test_a_site_cache_outside_the_project_is_found(finished: Path) -> None:
     dvc("config", "--unset", "core.site_cache_dir")
     (finding,) = site_cache()
-    assert finding.remedy == "dvc config core.site_cache_dir .triplex/dvc"
-    dvc(*finding.remedy.split()[1:])
+    assert finding.remedy == f"dvc config --local core.site_cache_dir '{Path.cwd()}/.triplex/dvc'"
+    dvc(*shlex.split(finding.remedy)[1:])
     assert list(site_cache()) == []
 
 
