@@ -16,7 +16,9 @@ from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
 from benchmarks.fault_kills import Kills
+from pipelines.publish import publish
 from tests.hub import hub
+from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_file
 
 ROOT = Path(__file__).parent.parent
@@ -44,19 +46,19 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, code: int = 0, **more: str) -> str:
-    """Output of `python -m command` in the copy, which must end with this exit code."""
+def run(folder: Path, *command: str) -> str:
+    """Output of `python -m command` in the copy, which must succeed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder), **more},
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         timeout=500,
     )
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + (done.stderr if code else "")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 def lock(folder: Path) -> dict:
@@ -126,48 +128,58 @@ def test_a_stage_and_the_first_steps_of_a_training_verify(repro: Path) -> None:
     assert "MATCH: the first 2 steps of train@ppo\n" in output
 
 
-def test_a_model_is_published_with_its_results_and_hashes(repro: Path, tmp_path: Path) -> None:
-    model, target = repro / "models/ppo", tmp_path / "kind"
-    assert "licence apache-2.0" in run(repro, "pipelines", "publish", "models/ppo", "--to", str(target))
+def test_a_model_is_published_with_its_results_and_hashes(
+    repro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repro)
+    model, target = Path("models/ppo"), tmp_path / "kind"
+    publish(model, str(target))
     there = {path.name for path in target.iterdir()}
     assert there == {path.name for path in model.iterdir()}
     card = ModelCard.load(target / "README.md")
     for name in there - {"README.md"}:
         assert (target / name).read_bytes() == (model / name).read_bytes()
         assert f"`{sha256_file(target / name)}`" in card.text
-    evaluation = json.loads((repro / "reports/eval.json").read_text())["models"]["ppo"]["reward"]
+    mean = json.loads(Path("reports/eval.json").read_text())["models"]["ppo"]["reward"]["mean"]
     (reward,) = [result for result in card.data.eval_results if result.metric_type == "reward"]
-    assert reward.metric_value == pytest.approx(evaluation["mean"])
-    assert reward.metric_args["ci_low"] < reward.metric_value < reward.metric_args["ci_high"]
+    assert reward.metric_value == pytest.approx(mean)
+    assert reward.metric_args["ci_low"] < mean < reward.metric_args["ci_high"]
     assert card.data.license == "apache-2.0"
     AutoModelForCausalLM.from_pretrained(target)
+    with pytest.raises(InputError, match="is there already"):
+        publish(model, str(target))
 
 
-def test_a_model_is_put_on_the_hub_in_one_commit(repro: Path) -> None:
-    """The reward's, for a change."""
+def test_a_model_of_the_reward_is_put_on_the_hub_in_one_commit(
+    repro: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run asks nobody."""
+    monkeypatch.chdir(repro)
+    model = Path("models/reward/classifier")
+    publish(model, "hub:acme/kind", dry_run=True)
+    assert "licence apache-2.0 -> hub:acme/kind\ndry run" in capsys.readouterr().out
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with hub() as there:
-        env = {"HF_ENDPOINT": there.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_x"}
-        command = ("pipelines", "publish", "models/reward/classifier", "--private", "--to")
-        assert "acme/kind" in run(repro, *command, "hub:acme/kind", **env)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", there.url)
+        publish(model, "hub:acme/kind", private=True)
         assert there.token == "Bearer hf_x"
         assert there.asked["visibility"] == "private"
-        model = repro / "models/reward/classifier"
         assert there.files.keys() == {path.name for path in model.iterdir()}
         assert there.files["model.safetensors"] == (model / "model.safetensors").read_bytes()
         assert "Right on" in there.files["README.md"].decode()
-        told = run(repro, *command, "hub:theirs/kind", code=2, **env)
-        assert "the hub did not take it (403 Forbidden" in told
-        assert "remedy" in told
+        with pytest.raises(InputError, match=r"the hub did not take it \(403 Forbidden"):
+            publish(model, "hub:theirs/kind")
 
 
-def test_what_does_not_verify_is_not_published(repro: Path, tmp_path: Path) -> None:
-    file = repro / "models/sft/generation_config.json"
+def test_what_does_not_verify_is_not_published(repro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repro)
+    file = Path("models/sft/generation_config.json")
     written = file.read_text()
     file.write_text(written.replace("1.0", "0.9"))
-    told = run(repro, "pipelines", "publish", "models/ppo", "--to", str(tmp_path / "kind"), code=2)
+    with pytest.raises(InputError, match=r"stage sft: the run does not verify: \S+json: temperature: 0.9 \| 1.0"):
+        publish(Path("models/ppo"), str(tmp_path / "kind"))
     file.write_text(written)
-    assert "stage sft: the run does not verify: models/sft/generation_config.json: temperature: 0.9 | 1.0" in told
-    assert "doctor" in told
     assert not (tmp_path / "kind").exists()
 
 
