@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from benchmarks.fault_kills import Kills
 from pipelines.publish import publish
@@ -75,7 +75,13 @@ def repro(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_stage_ran_and_left_its_outs(repro: Path) -> None:
     assert set(lock(repro)["stages"]) == set(STAGES)
     for name in ("base", "sft", "ppo", "grpo"):
-        AutoModelForCausalLM.from_pretrained(repro / "models" / name)
+        model = AutoModelForCausalLM.from_pretrained(repro / "models" / name)
+        assert model.generation_config.do_sample
+        assert model.generation_config.max_new_tokens == (12 if name in ("ppo", "grpo") else None)
+        assert "## Made from" in ModelCard.load(repro / "models" / name / "README.md").text
+    for name in ("classifier", "preference"):
+        AutoModelForSequenceClassification.from_pretrained(repro / "models/reward" / name)
+        assert "reward" in ModelCard.load(repro / "models/reward" / name / "README.md").data.tags
     evaluation = json.loads((repro / "reports/eval.json").read_text())
     assert set(evaluation["models"]) == {"base", "sft", "ppo", "grpo"}
     assert set(evaluation["paired"]) == {"base", "ppo", "grpo"}

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from triplex.models.saving import ADAPTER
 from triplex.runs.files import sha256_tree, write_text
 from triplex.runs.manifest import declarations
 
@@ -40,5 +41,6 @@ def write_card(folder: Path, stage: str, params: BaseModel, made: str, task: str
         data, template_path=str(_TEMPLATE), folder=folder, stage=stage, made=made, auto=_LOADED_BY[task],
         inputs={dep: sha256_tree(dep) for dep in inputs},
         parameters=parameters.getvalue(), limits=_LIMITS[task],
+        adapter=ADAPTER if (folder / ADAPTER).is_dir() else None,
     )  # fmt: skip
     write_text(folder / CARD, f"{card}\n")

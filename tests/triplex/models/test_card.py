@@ -52,6 +52,12 @@ def test_what_loads_a_classifier_is_named(project: Path) -> None:
     assert "CausalLM" not in text
 
 
+def test_adapters_are_told_of_where_there_are_any(project: Path) -> None:
+    assert "adapters" not in write()
+    (project / "models/sft/adapter").mkdir()
+    assert 'PeftModel.from_pretrained(base, folder, subfolder="adapter")' in write()
+
+
 def test_equal_inputs_give_equal_bytes_and_others_do_not(project: Path) -> None:
     first = write()
     assert write() == first
