@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
-from pipelines import data, diff, env, generate, plan, publish, report, verify
+from pipelines import data, diff, env, generate, plan, publish, report, serve, verify
 from pipelines.doctor import command as doctor
 from triplex.runs.command import command_line
 from triplex.runs.errors import Exit, errors_in_words
@@ -178,15 +178,17 @@ app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=env.EXAMPLES)(env.env)
 
 
+app.command(epilog=serve.EXAMPLES)(serve.serve)
+
+
 @app.command(
     "prefect",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="""
-* `python -m pipelines prefect server start`: the page, on http://127.0.0.1:4200
+* `python -m pipelines prefect server start`: the page alone, on http://127.0.0.1:4200
 
-Then, in other terminals, with `PREFECT_API_URL=http://127.0.0.1:4200/api` in the environment:
+A work pool instead of `serve`, with `PREFECT_API_URL=http://127.0.0.1:4200/api` in the environment of other terminals:
 
-* `python -m pipelines run`: a run that appears there
 * `python -m pipelines prefect work-pool create triplex --type process`: once, then
 * `python -m pipelines prefect --no-prompt deploy --all`: make it startable from the page
 * `python -m pipelines prefect worker start --pool triplex`: and run here what is started there

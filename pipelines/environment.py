@@ -28,6 +28,7 @@ def prepare() -> None:
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_AUTH_STRING": password,
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until `serve` sees that a run was asked for
         f"{LOG_FORMAT}_FLOW_RUN_FMT": "%(asctime)s | flow | %(message)s",
         f"{LOG_FORMAT}_TASK_RUN_FMT": "%(asctime)s | %(task_run_name)s | %(message)s",
     }.items():

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-from prefect import allow_failure, flow, get_run_logger, task
+from prefect import allow_failure, flow, get_run_logger, runtime, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -23,16 +24,33 @@ from pipelines.graph import Stage
 from pipelines.guard import Guarded
 from pipelines.output import is_hint, lines, outcome
 from pipelines.request import one_flow_at_a_time, prepare
+from pipelines.watch import Watch
+from triplex.runs import history
+from triplex.runs.progress import read_standing
 
 PARALLEL_STAGES = "TRIPLEX_PARALLEL_STAGES"
 # Prefect logs a task that returns a failed state as an error with the traceback of no exception
 logging.getLogger("prefect.task_runs").addFilter(lambda record: record.exc_info != (None, None, None))
 _THREADS: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=64)  # a task that waits occupies a thread
-_WORDS = {"Ran": "in {}", "Restored": "from the run cache, in {}", "Skipped": "up to date, checked in {}"}
-_COUNTED = {"Ran": "ran", "Restored": "restored", "Skipped": "up to date", "NotRun": "not run", "Failed": "failed"}
+_WORDS = {"Ran": "in {}", "Restored": "from DVC's cache in {}, {}", "Skipped": "up to date, checked in {}, {}"}
+_COUNTED = {
+    "Ran": "ran",
+    "Restored": "restored",
+    "Skipped": "up to date",
+    "NotRun": "not run",
+    "Stopped": "stopped",
+    "Failed": "failed",
+}
 
 
-@flow(name="triplex", task_runner=_THREADS)  # type: ignore[arg-type]
+def _run_name() -> str:
+    """`train@ppo only ppo.learning_rate=1e-05`: what the run was asked for."""
+    asked = runtime.flow_run.parameters
+    words = [", ".join(asked["stages"]) or "all stages", *(word for word in ("only", "force") if asked[word])]
+    return " ".join(words + [f"{key}={value}" for key, value in asked["params"].items()])
+
+
+@flow(name="triplex", flow_run_name=_run_name, task_runner=_THREADS)  # type: ignore[arg-type]
 def triplex(
     stages: list[str] = [],  # noqa: B006  (the form on Prefect's page starts from the default; it is not changed)
     only: bool = False,
@@ -47,30 +65,36 @@ def triplex(
         force: Run stages even if they are up to date.
         params: Written into params.yaml first, for example {"ppo.learning_rate": 1e-5}.
     """
-    with one_flow_at_a_time():
-        execution = Execution(prepare(stages, only, params), force)
+    with one_flow_at_a_time(), Watch() as watch:
+        execution = Execution(prepare(stages, only, params), force, watch)
         try:
             futures: dict[str, PrefectFuture[Any]] = {}
             for stage in execution.plan.values():
                 needs: list[Any] = [allow_failure(futures[name]) for name in stage.needs]
-                futures[stage.name] = run_stage.submit(stage.name, execution, wait_for=needs, return_state=False)
+                named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
+                futures[stage.name] = named.submit(stage.name, execution, wait_for=needs, return_state=False)
             wait(list(futures.values()))
         finally:
             execution.stop()
     return execution.summary()
 
 
-@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+@task(cache_policy=NO_CACHE, persist_result=False)
 def run_stage(name: str, execution: "Execution") -> State:
     """Run one stage; the state's name is Ran, Restored, Skipped, Failed, NotRun or Stopped."""
-    return execution.run(execution.plan[name])
+    state = execution.run(execution.plan[name])
+    if (word := _COUNTED[str(state.name)]) not in ("ran", "failed"):
+        context = TaskRunContext.get()
+        assert context is not None
+        context.task_run.name = f"{name} ({word})"  # the graph on Prefect's page shows no names of states
+    return state
 
 
 class Execution:
     """One run of the flow: what is to run, what came of it, and how to stop it."""
 
-    def __init__(self, plan: dict[str, Stage], force: bool) -> None:
-        self.plan, self.force = plan, force
+    def __init__(self, plan: dict[str, Stage], force: bool, watch: Watch) -> None:
+        self.plan, self.force, self.watch = plan, force, watch
         self._states: dict[str, State] = {}
         self._slots = threading.Semaphore(int(os.environ.get(PARALLEL_STAGES, "2")))
         self._running: set[Guarded] = set()
@@ -115,7 +139,8 @@ class Execution:
     def _repro(self, name: str) -> State:
         start, result, last = time.monotonic(), None, ""
         command = ["dvc", "--wait-for-lock", "repro", "--single-item", name]
-        with Guarded(command + ["--force"] * self.force, _stage_environment()) as guarded:
+        command += ["--force"] * self.force
+        with self.watch.stage(name) as watched, Guarded(command, _stage_environment()) as guarded:
             self._running.add(guarded)
             if self._stopped:  # said between the look above and the line before
                 guarded.end()
@@ -123,6 +148,8 @@ class Execution:
                 if is_hint(line):
                     continue
                 get_run_logger().info(line)
+                if standing := read_standing(line):
+                    watched.show(standing)
                 result = result or outcome(line, name)
                 last = last if line.startswith("ERROR: failed to reproduce") else line
             code = guarded.exit_code()
@@ -133,12 +160,18 @@ class Execution:
         if code:
             return Failed(message=f"exit code {code} after {seconds}: {last}")
         assert result, f"dvc repro did not say what became of {name}"
-        return Completed(name=result, message=_WORDS[result].format(seconds))
+        return Completed(name=result, message=_WORDS[result].format(seconds, _since(name)))
 
     def _counts(self) -> str:
         counts = Counter(str(state.name) for state in self._states.values())
-        parts = [f"{count} {_COUNTED.get(name, name)}" for name, count in counts.items()]
+        parts = [f"{count} {_COUNTED[name]}" for name, count in counts.items()]
         return f"{len(self._states)} of {len(self.plan)} stages" + (f": {', '.join(parts)}" if parts else "")
+
+
+def _since(name: str) -> str:
+    """Which run's bytes stand there, as far as that is known here."""
+    made = history.find(name)
+    return f"as run on {made.ended} in {made.seconds:,.0f} s" if made else "same inputs"
 
 
 def _stage_environment() -> dict[str, str]:

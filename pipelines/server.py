@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pipelines.environment import LOOPBACK, PASSWORD, PREFECT_HOME
 from pipelines.guard import Guarded
+from triplex.runs.errors import InputError
 
 START_SECONDS = 300.0
 
 
-def start_server() -> Callable[[], None]:
-    """Set PREFECT_API_URL, unless it is set, to a temporary server on loopback that ends with this process.
+def start_server(port: int = 0) -> Callable[[], None]:
+    """Set PREFECT_API_URL, unless it is set, to a server on loopback that ends with this process; port 0 is a free one.
 
     Returns what waits until the server answers. To be called before Prefect is imported and after
     `environment.prepare`, whose password server and clients share. Prefect's own temporary server shares the
@@ -27,7 +28,13 @@ def start_server() -> Callable[[], None]:
     if os.environ.get("PREFECT_API_URL"):
         return lambda: None
     with socket.socket() as free:
-        free.bind((LOOPBACK, 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            free.bind((LOOPBACK, port))
+        except OSError as error:
+            raise InputError(
+                f"--port {port}", f"not to be had ({error})", "name another, or end what has it"
+            ) from error
         port = free.getsockname()[1]
     os.environ["PREFECT_API_URL"] = f"http://{LOOPBACK}:{port}/api"
     env = {"PREFECT_SERVER_API_HOST": LOOPBACK, "PREFECT_SERVER_API_PORT": str(port)}
@@ -48,4 +55,4 @@ def _wait_until_healthy(guarded: Guarded, log: Path) -> None:
                 return
         except (urllib.error.URLError, TimeoutError):
             time.sleep(0.1)
-    raise RuntimeError(f"Prefect's server did not start; {log} tells why")
+    raise InputError("Prefect's server", f"did not start; the end of {log} tells why", "mend that, and start again")

@@ -1,7 +1,8 @@
-"""A run started as from Prefect's page: deployed by prefect.yaml, executed by a process worker, cancelled there."""
+"""A run started as from Prefect's page: deployed and executed by `python -m pipelines serve`, cancelled there."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.conftest import ROOT, Api, environment, make_repository, run_pipelines, wait_for
+from tests.pipelines.conftest import ROOT, Api, environment, make_repository, wait_for
 from tests.pipelines.test_guard import FAMILY, living
 from triplex.runs.params import load_yaml
 
@@ -19,7 +20,7 @@ FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 @pytest.fixture
 def deployed(tmp_path: Path, api: Api) -> Iterator[tuple[Path, str, str]]:
-    """A repository of two stages, its deployment's id, the mark of the second stage's processes; a worker runs."""
+    """A repository of two stages, its deployment's id, the mark of the second stage's processes; it is served."""
     mark = f"mark-of-{tmp_path}"
     stages = f"""\
 stages:
@@ -34,21 +35,16 @@ stages:
 """
     folder = make_repository(tmp_path, {"family.py": FAMILY, "params.yaml": "seed: 1\n", "dvc.yaml": stages})
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
-    shutil.copy(ROOT / "prefect.yaml", folder)
-    for command in (
-        ["work-pool", "create", "triplex", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--all"],
-    ):
-        done = run_pipelines(folder, "prefect", *command, PREFECT_API_URL=api.url)
-        assert done.returncode == 0, done.stdout + done.stderr
-    deployment = api.post("/deployments/filter")[0]
-    worker = [sys.executable, "-m", "pipelines", "prefect", "worker", "start", "--pool", "triplex", "--type", "process"]
-    env = environment(PREFECT_API_URL=api.url, PREFECT_WORKER_QUERY_SECONDS="1")
-    with (folder / "worker.log").open("wb") as log:
-        running = subprocess.Popen(worker, cwd=folder, env=env, stdout=log, stderr=log)
+    env = environment(PREFECT_API_URL=api.url)
+    with (folder / "log").open("wb") as log:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", "serve"], cwd=folder, env=env, stdout=log, stderr=log
+        )
+    (deployment,) = wait_for(lambda: api.post("/deployments/filter"))
+    assert (deployment["name"], deployment["entrypoint"]) == ("local", "pipelines/flow.py:triplex")
     yield folder, deployment["id"], mark
-    running.terminate()
-    running.wait(60)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 0
 
 
 def state_when(api: Api, run: dict[str, Any], types: set[str]) -> dict[str, Any]:

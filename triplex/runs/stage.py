@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from triplex.runs import interrupt, lock, storage
+from triplex.runs import history, interrupt, lock, storage
 from triplex.runs.allocator import keep_freed_memory
 from triplex.runs.continuation import go_on, write_identity
 from triplex.runs.files import remove_folder, told_when_full
@@ -45,7 +46,7 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
     DVC does so too, but a first run that was still ending may have written there since. States of the stage go when
     the body succeeds, those of other keys too: whoever finishes has settled on this one, and the disk is not theirs.
     """
-    values = params.model_dump(mode="json")
+    values, started = params.model_dump(mode="json"), time.monotonic()
     interrupt.install()
     with lock.hold(name), _told_how_it_stopped(name):
         declared = declarations()[name]
@@ -67,6 +68,7 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
         with told_when_full(state), _memory_in_words():
             yield Run(name=name, seed=seed, state=state)
         write_manifest(identity, declared["outs"])
+        history.keep(name, time.monotonic() - started)
         for old in states(name):
             storage.remove(old)
             remove_folder(old)

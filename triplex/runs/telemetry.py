@@ -13,6 +13,7 @@ SWITCHES = {
     "ITERATIVE_DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # its page asks Amplitude, whatever the others say; the first one does not
     "RAY_USAGE_STATS_ENABLED": "0",
     "UNSLOTH_DISABLE_STATISTICS": "1",
 }

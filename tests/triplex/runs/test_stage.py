@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from triplex.runs import lock
+from triplex.runs import history, lock
 from triplex.runs.continuation import GO_ON_FROM
 from triplex.runs.errors import Exit, InputError, errors_in_words
 from triplex.runs.params import ComputeConfig, Section, Seed, ZeroConfig
@@ -126,6 +126,20 @@ def test_equal_runs_write_equal_manifests() -> None:
     assert Path("reports/manifests/make.json").read_bytes() == first
     make(text="another output")
     assert Path("reports/manifests/make.json").read_bytes() != first
+
+
+def test_who_restores_a_run_learns_when_it_was_and_how_long_it_took() -> None:
+    assert history.find("make") is None
+    make()
+    manifest = Path("reports/manifests/make.json").read_bytes()
+    first = history.find("make")
+    assert first is not None
+    assert time.strptime(first.ended, "%Y-%m-%d %H:%M UTC") <= time.gmtime()
+    assert 0 <= first.seconds < 60
+    make(size=4)
+    assert len(list(Path(".triplex/history").iterdir())) == 2
+    Path("reports/manifests/make.json").write_bytes(manifest)
+    assert history.find("make") == first
 
 
 def test_seed_is_the_stages_own() -> None:

@@ -1,0 +1,29 @@
+"""`python -m pipelines serve`: Prefect's page, from whose form runs are started, and what runs them here."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines import environment
+from pipelines.server import start_server
+
+EXAMPLES = """
+* `python -m pipelines serve`: the page, on http://127.0.0.1:4200, until Ctrl-C
+
+On the page, Deployments, triplex/local, Run, Custom run: stages and parameters are asked for. Runs of the command line
+appear there if PREFECT_API_URL=http://127.0.0.1:4200/api is in its environment.
+"""
+
+
+def serve(port: Annotated[int, typer.Option(help="Of the page.", min=1, max=65535)] = 4200) -> None:
+    """Serve Prefect's page, and run what is started from it, one run at a time.
+
+    With PREFECT_API_URL in the environment the page is that of the server there. What runs ends with this command.
+    """
+    environment.prepare()
+    wait_for_server = start_server(port)
+    from pipelines.flow import triplex  # Prefect reads the server's address when it is imported
+
+    wait_for_server()
+    description = "The stages of dvc.yaml, each run through DVC in this working tree."
+    triplex.serve("local", description=description, limit=1, print_starting_message=False)
