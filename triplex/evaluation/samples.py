@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from triplex.evaluation.shading import Piece, pieces
 
+MAX_PROMPTS = 500  # that are looked at
 MAX_CHARS = 1_000  # of a prompt or an answer
 #: beside the reward and its parts, by column of the table of samples: what it is called, how it is told with the text
 #: ("" where it is only sorted by), and its decimals
@@ -66,10 +68,11 @@ def scores(samples: pa.Table) -> list[Score]:
 
 
 def side_by_side(samples: pa.Table) -> list[Row]:
-    """The table of samples, a row a prompt, in the table's order."""
+    """The table of samples, a row a prompt, in the table's order; the first MAX_PROMPTS of them."""
     rows: dict[str, Row] = {}
     columns = [score.column for score in scores(samples)]
-    for sample in samples.to_pylist():
+    first = samples["id"].unique()[:MAX_PROMPTS]
+    for sample in samples.filter(pc.is_in(samples["id"], first)).to_pylist():
         row = rows.setdefault(sample["id"], Row(sample["prompt"], {}))
         row.answers[sample["model"]] = _answer(sample, columns)
     return list(rows.values())
