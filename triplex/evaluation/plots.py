@@ -189,6 +189,7 @@ def _parts(parts: Mapping[str, Measure]) -> Picture:
             )
             right, left = np.maximum(right, start + values), np.minimum(left, start + values)
         axes.axvline(0, color=rcParams["text.color"], linewidth=0.8)
+        axes.use_sticky_edges = False
         axes.margins(x=0.08)
         _model_rows(axes, next(iter(parts.values())))
         axes.set_xlabel("mean of each part, as it enters the sum")
