@@ -46,6 +46,7 @@ def run_workers(compute: ComputeConfig, module: str, given: dict[str, Any], run:
     if compute.executor == "local":
         import_module(module).work(given, run, Strategy())
         return
+    check_installed(compute)
     start: Any
     if compute.executor == "ray":
         from triplex.distributed.ray import start

@@ -64,6 +64,12 @@ class ZeroConfig(Section):
     )
     offload: bool = Field(description="keep what is divided in the CPU's memory; on a GPU")
 
+    @model_validator(mode="after")
+    def _offload_needs_something_divided(self) -> Self:
+        if self.offload and self.zero_stage == 0:
+            raise ValueError("offload = true, but zero_stage = 0 divides nothing; write offload: false, or a stage")
+        return self
+
 
 class ComputeConfig(Section):
     """`compute:` what the numbers depend on in the machine."""

@@ -1,6 +1,5 @@
-"""What each worker of the tests of supervised training runs: SFT on 13 short examples in 7 blocks."""
+"""The supervised part of the tests of launching: SFT on 13 short examples in 7 blocks."""
 
-import json
 import os
 import signal
 from functools import partial
@@ -18,6 +17,11 @@ from triplex.models.training import SupervisedTrainer
 from triplex.runs.digests import LIVE, digest, read_rows
 from triplex.runs.stage import Run
 
+
+class LeftError(Exception):
+    """A training that is left in the middle, by all workers alike."""
+
+
 OPTIM = OptimConfig(
     num_epochs=2, batch_size=3, learning_rate=1e-2, warmup_frac=0.1, weight_decay=0.01, max_grad_norm=1.0,
     checkpoint_every=2,
@@ -26,8 +30,7 @@ OPTIM = OptimConfig(
 BLOCKS = pack([Example([(7 * i + j) % 90 + 2 for j in range(10 + i % 5)], 2) for i in range(13)], 24)
 
 
-def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
-    folder = run.state.parent
+def train(given: dict[str, Any], run: Run, strategy: Strategy) -> dict[str, Any]:
     model, _ = load_causal_lm(Path(given["model"]))
     torch.manual_seed(run.seed)  # draws the adapters
     model = with_adapters(model, LoraConfig(rank=given.get("rank", 0), alpha=8)).train()
@@ -35,16 +38,17 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
         "sft", model, BLOCKS, partial(collate, block_size=24, pad_token_id=1), next_token_loss, OPTIM, seed=run.seed,
         precision="float32", state=run.state, strategy=strategy,
     )  # fmt: skip
+    killed = run.state / "killed"
 
-    def die(*_: Any) -> None:
-        if len(trainer.losses) == given["kill_at"] and not (folder / "killed").exists():
-            (folder / "killed").touch()
+    def before_a_pass(*_: Any) -> None:
+        if len(trainer.losses) == given.get("leave_at"):
+            raise LeftError
+        if len(trainer.losses) == given.get("kill_at") and strategy.rank == given["kill_rank"] and not killed.exists():
+            killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if given.get("kill_rank") == strategy.rank:
-        model.register_forward_pre_hook(die)
+    model.register_forward_pre_hook(before_a_pass)
     trainer.train()
+    strategy.largest(0)  # the first worker has written its digests
     found = {"losses": trainer.losses, "weights": digest(strategy.weights().values())}
-    if strategy.is_first:
-        found["data"] = [row["data"] for row in read_rows(run.state / LIVE)]
-    (folder / f"worker-{strategy.rank}.json").write_text(json.dumps(found))
+    return found | {"data": [row["data"] for row in read_rows(run.state / LIVE)]}

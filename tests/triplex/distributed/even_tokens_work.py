@@ -1,8 +1,8 @@
-"""What each worker of the tests runs: a policy that learns to say even tokens, and what each worker has seen of it."""
+"""The other part of the tests of launching: a policy that learns to say even tokens, and what each worker has seen."""
 
-import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,17 @@ class Watch(Callback):
             raise InputError("the test", "something is wrong", "mend it")
         self._once("kill", self.given.get("kill_rank"), os.getpid(), signal.SIGKILL, step)
         self._once("stop", 0, self.given.get("stage", 0), signal.SIGTERM, step)
+        if "stop_at" in self.given:
+            time.sleep(0.2)  # the stage has time to tell its workers
 
     def _once(self, what: str, rank: int | None, process: int, number: int, step: int) -> None:
-        marker = self.run.state.parent / what
+        marker = self.run.state / what
         if self.given.get(f"{what}_at") == step and self.rank == rank and not marker.exists():
             marker.touch()
             os.kill(process, number)
 
 
-def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
+def train(given: dict[str, Any], run: Run, strategy: Strategy) -> dict[str, Any]:
     name, folder = given["algorithm"], Path(given["model"])
     make, config = ALGORITHMS[name]
     model, tokenizer = load_causal_lm(folder)
@@ -62,4 +64,4 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
     trainer.train()
     held = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in reference.parameters())  # by this worker
     found = {"metrics": trainer.metrics, "weights": digest(strategy.weights().values()), "ids": watch.ids}
-    (run.state.parent / f"worker-{strategy.rank}.json").write_text(json.dumps(found | {"reference": held}))
+    return found | {"reference": held}

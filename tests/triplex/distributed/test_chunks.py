@@ -11,6 +11,7 @@ import pytest
 
 from triplex.data.tables import read_chunks, rechunk, write_chunks
 from triplex.distributed.chunks import map_chunks
+from triplex.distributed.ray_cluster import ADDRESS
 from triplex.runs.errors import InputError
 from triplex.runs.params import ComputeConfig
 from triplex.runs.stage import Run
@@ -20,8 +21,9 @@ RESULT = pa.schema([("number", pa.int64()), ("square", pa.int64())])
 
 
 @pytest.fixture
-def squares(tmp_path: Path) -> Callable[..., bytes]:
+def squares(tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
     """`squares("ray", kill_at=30)`: the bytes of the file that comes of 95 numbers in chunks of 10."""
+    monkeypatch.setenv(ADDRESS, head)
     source = tmp_path / "numbers.parquet"
     write_chunks(source, rechunk([pa.table({"number": range(95)})], 10), SCHEMA)
 

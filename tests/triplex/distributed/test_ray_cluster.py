@@ -3,10 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from secrets import token_hex
 from typing import Any
 
 import psutil
@@ -29,35 +25,6 @@ def compute(num_workers: int = 1, threads: int = 1) -> ComputeConfig:
 @pytest.fixture(autouse=True)
 def own_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ADDRESS, raising=False)
-
-
-def free_port() -> str:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return str(place.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a cluster with two CPUs that `ray start` has started; its token is in this process's environment.
-
-    It stays the same for all of the tests: Ray reads it once.
-    """
-    os.environ.setdefault(TOKEN, token_hex(32))
-    import_ray()
-    port, log = free_port(), tmp_path_factory.mktemp("head") / "log"
-    ports = {"port": port, "ray-client-server-port": free_port(), "dashboard-agent-listen-port": free_port()}
-    options = [f"--{name}={value}" for name, value in (ports | {"min-worker-port": 0, "max-worker-port": 0}).items()]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", *options]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, "--include-dashboard=false", "--node-ip-address=127.0.0.1"], stdout=output, stderr=output
-        )
-    while "Ray runtime started" not in log.read_text():
-        assert process.poll() is None, log.read_text()
-    yield f"127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
 
 
 def test_a_cluster_of_the_stages_own_listens_on_this_machine_alone_and_ends_with_it() -> None:

@@ -220,6 +220,8 @@ def bad(number: int, name: str, key: str, new: str, said: str) -> object:
         bad(44, "placeholder", "seed", "seed: ${SEED}", "seed = '${SEED}' has a placeholder, and none is filled in"),
         bad(44, "part", "base.model.architecture", "architecture: a${B}", "base.model.architecture = 'a${B}' has a pl"),
         bad(44, "braces", "seed", 'seed: "{{ seed }}"', "seed = '{{ seed }}': Input should be a valid integer"),
+        pytest.param("compute.deepspeed.offload", "offload: true", "zero_stage = 0 divides nothing", id="offload"),
+        pytest.param("compute.num_workers", "num_workers: 2", "one process, but num_workers = 2", id="local"),
         bad(47, "world-size", "compute.threads", "world_size: 4\n  threads: 2", "compute.world_size: unknown key"),
         bad(43, "documents", "seed", "seed: 7\n---", "but found another document"),
     ],
