@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "demo.ipynb"
-SIZES = "NUM_REVIEWS, NUM_STEPS, NUM_HELD_OUT = 6000, 30, 64"
+SIZES = "NUM_REVIEWS, NUM_STEPS, NUM_HELD_OUT = 8000, 30, 64"
 SMALL = "NUM_REVIEWS, NUM_STEPS, NUM_HELD_OUT = 300, 1, 8"
 
 
