@@ -113,15 +113,13 @@ def check_nodes(ray: Any, address: str) -> None:
 
     here = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     here["folder"] = os.getcwd()
+    given = (PACKAGES, here["folder"])
     pin = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = {
-        node["NodeManagerAddress"]: look.options(scheduling_strategy=pin(node["NodeID"], soft=False)).remote(
-            PACKAGES, here["folder"]
-        )
-        for node in nodes
-    }
-    for name, answer in asked.items():
+    asked = [
+        (node["NodeManagerAddress"], look.options(scheduling_strategy=pin(node["NodeID"], soft=False)).remote(*given))
+        for node in ray.nodes() if node["Alive"]
+    ]  # fmt: skip
+    for name, answer in asked:
         where = f"environment: {ADDRESS} = {address}, its node {name}"
         try:
             there = ray.get(answer, timeout=_LOOK_SECONDS)
