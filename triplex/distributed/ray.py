@@ -36,12 +36,16 @@ class Job:
 
     def check(self) -> None:
         """InputError if it has failed."""
+        from ray.exceptions import RayError
         from ray.train import ControllerError
 
         if isinstance(self._failure, ControllerError):
             waited = START_SECONDS * (self._compute.max_failures + 1)
             what = f"the cluster had no room for {self._compute.num_workers} workers, waited for during {waited} s"
             raise lost("params.yaml: compute.num_workers", what, self._state) from self._failure
+        if isinstance(self._failure, RayError):  # workers' ends come as errors of Ray Train
+            what = f"the process that looks after the workers was lost: {' '.join(str(self._failure).split())}"
+            raise lost("Ray's cluster", what, self._state) from self._failure
         if self._failure is not None:
             raise died(self._compute, self._state) from self._failure
 

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from triplex.distributed import ray_cluster
+from triplex.distributed.ray import Job
 from triplex.distributed.ray_cluster import ADDRESS, TOKEN, check_size, cluster, import_ray, refuse_other
 from triplex.runs.errors import InputError
 from triplex.runs.params import ComputeConfig
@@ -112,3 +113,17 @@ def test_what_listens_there_and_is_no_ray_cluster_is_named(monkeypatch: pytest.M
 def test_an_address_of_ray_client_is_refused() -> None:
     with pytest.raises(InputError, match=r"ray://10\.0\.0\.1:10001: an address of Ray Client, which cannot train\n"):
         ray_cluster.reach("ray://10.0.0.1:10001")
+
+
+def test_workers_that_died_are_not_blamed_for_ray_trains_own_process() -> None:
+    class Killed:
+        def fit(self) -> None:
+            from ray.exceptions import OutOfMemoryError
+
+            raise OutOfMemoryError("the node ran low on memory")
+
+    job = Job(Killed(), compute(), "state")
+    assert job.wait(60)
+    said = "looks after the workers was lost: the node ran low on memory; the last checkpoint is kept"
+    with pytest.raises(InputError, match=said):
+        job.check()
