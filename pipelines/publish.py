@@ -28,7 +28,7 @@ def publish(
     license_id: Annotated[
         str | None, typer.Option("--license", metavar="ID", help="As the hub calls it: apache-2.0, cc-by-4.0, other.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="A model of the hub that is new is seen by you.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="A new model of the hub is a private one.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list; write and send nothing.")] = False,
 ) -> None:
     """Write a trained model and its card where others find it: the card of its folder, with licence, data, results.
