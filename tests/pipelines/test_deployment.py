@@ -1,6 +1,5 @@
 """A run started as from Prefect's page: deployed and executed by `python -m pipelines serve`, cancelled there."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -15,13 +14,15 @@ from tests.pipelines.conftest import ROOT, Api, environment, make_repository, wa
 from tests.pipelines.test_guard import FAMILY, living
 from triplex.runs.params import load_yaml
 
+Deployed = tuple[Path, dict[str, Any], str]  # see the fixture
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
-@pytest.fixture
-def deployed(tmp_path: Path, api: Api) -> Iterator[tuple[Path, str, str]]:
-    """A repository of two stages, its deployment's id, the mark of the second stage's processes; it is served."""
-    mark = f"mark-of-{tmp_path}"
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Deployed]:
+    """A repository of two stages, its deployment, the mark of the second stage's processes; it is served."""
+    folder = tmp_path_factory.mktemp("deployed")
+    mark = f"mark-of-{folder}"
     stages = f"""\
 stages:
   quick:
@@ -33,7 +34,7 @@ stages:
     deps: [family.py, quick]
     outs: [never]
 """
-    folder = make_repository(tmp_path, {"family.py": FAMILY, "params.yaml": "seed: 1\n", "dvc.yaml": stages})
+    make_repository(folder, {"family.py": FAMILY, "params.yaml": "seed: 1\n", "dvc.yaml": stages})
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     env = environment(PREFECT_API_URL=api.url)
     with (folder / "log").open("wb") as log:
@@ -41,8 +42,7 @@ stages:
             [sys.executable, "-m", "pipelines", "serve"], cwd=folder, env=env, stdout=log, stderr=log
         )
     (deployment,) = wait_for(lambda: api.post("/deployments/filter"))
-    assert (deployment["name"], deployment["entrypoint"]) == ("local", "pipelines/flow.py:triplex")
-    yield folder, deployment["id"], mark
+    yield folder, deployment, mark
     running.send_signal(signal.SIGINT)
     assert running.wait(60) == 0
 
@@ -55,26 +55,28 @@ def state_when(api: Api, run: dict[str, Any], types: set[str]) -> dict[str, Any]
     return wait_for(state)
 
 
-def test_changed_parameters_then_a_mistake_then_cancelling(deployed: tuple[Path, str, str], api: Api) -> None:
+def test_a_mistake_then_a_changed_parameter_then_cancelling(deployed: Deployed, api: Api) -> None:
     folder, deployment, mark = deployed
-    create = f"/deployments/{deployment}/create_flow_run"
-
-    run = api.post(create, parameters={"stages": ["quick"], "params": {"seed": 2}})
-    state = state_when(api, run, FINAL)
-    assert (state["type"], state["message"]) == ("COMPLETED", "1 of 1 stages: 1 ran"), (
-        folder / "worker.log"
-    ).read_text()
-    assert load_yaml(folder / "params.yaml") == load_yaml(folder / "quick") == {"seed": 2}
+    create = f"/deployments/{deployment['id']}/create_flow_run"
 
     state = state_when(api, api.post(create, parameters={"params": {"sead": 3}}), FINAL)
-    assert state["type"] == "FAILED"
+    assert state["type"] == "FAILED", (folder / "log").read_text()
     assert "did you mean 'seed'?" in state["message"]
 
-    run = api.post(create, parameters={"stages": ["sleep"]})
+    run = api.post(create, parameters={"stages": ["sleep"], "params": {"seed": 2}})
     wait_for(lambda: len(living(mark)) >= 4)
+    assert load_yaml(folder / "params.yaml") == load_yaml(folder / "quick") == {"seed": 2}
     api.post(f"/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
     wait_for(lambda: not living(mark), 60)
     assert state_when(api, run, FINAL)["type"] == "CANCELLED"
     stages = api.stages(run)
-    assert {name: stage["state_name"] for name, stage in stages.items()} == {"quick": "Skipped", "sleep": "Stopped"}
-    assert os.listdir(folder).count("never") == 0
+    assert {name: stage["state_name"] for name, stage in stages.items()} == {"quick": "Ran", "sleep": "Stopped"}
+    assert not (folder / "never").exists()
+
+
+def test_prefects_own_deployment_is_the_same(deployed: Deployed) -> None:
+    _, served, _ = deployed
+    (declared,) = load_yaml(ROOT / "prefect.yaml")["deployments"]
+    same = ("name", "description", "entrypoint")
+    assert [declared[key] for key in same] == [served[key] for key in same]
+    assert list(declared["parameters"]) == list(served["parameter_openapi_schema"]["properties"])
