@@ -31,7 +31,7 @@ flow: .venv/installed
 	$(BIN)/python -m pipelines run
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder  # files of few tests are the slow ones
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from pipelines import data, diff, env, generate, plan, publish, report, serve, verify
@@ -121,7 +122,7 @@ def status(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps({n: {"state": states[n], "changed": changed[n], "after": because[n]} for n in graph}))
         return
-    table = Table("stage", "state", "why", box=None)
+    table = Table("stage", "state", Column("why", overflow="fold"), box=None)
     for name, state in states.items():
         why = f"after {shortened(because[name])}" if because[name] else shortened(changed[name])
         table.add_row(name, f"[{_COLOURS[state]}]{state}", why)
@@ -158,7 +159,8 @@ def preset(
         Console().print(table)
         return
     document, layout = presets.with_preset(name, data_dir)
-    table = Table("key", "now", "preset", box=None)
+    key, values = Column("key", no_wrap=True), [Column(name, overflow="fold") for name in ("now", "preset")]
+    table = Table(key, *values, box=None)
     for change in presets.differences(document):
         table.add_row(change.key, _shown(change.old), _shown(change.new))
     if table.row_count:
@@ -215,7 +217,10 @@ def closure() -> None:
 
 
 def _shown(value: object) -> str:
-    return "-" if value is None else str(value)
+    if value is None:
+        return "-"
+    text = str(value)
+    return escape(text if text.isprintable() and text == text.strip() != "" else json.dumps(text))
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from triplex.runs.errors import Exit, InputError
 
@@ -144,7 +144,8 @@ def _shortened(names: list[str]) -> str:
 
 
 def _print_table(rows: list[Row]) -> None:
-    table = Table("differs", "in", "first at", "A", "B", box=None)
+    columns = [Column(name, overflow="fold") for name in ("differs", "in", "first at", "A", "B")]
+    table = Table(*columns, box=None)
     for row in rows:
         table.add_row(*map(escape, row))
     Console(highlight=False).print(table)

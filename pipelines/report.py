@@ -20,17 +20,18 @@ EXAMPLES = """
 def report(path: Annotated[bool, typer.Option("--path", help="Tell where it is; open nothing.")] = False) -> None:
     """Open the report of the last run; it is built by the stage plot, never here.
 
-    Without a browser, a display or a terminal its address is printed. Exit code 0; 2: there is no report yet.
+    Its address is printed too, and nothing else without a terminal. Exit code 0; 2: there is no report yet.
     """
     if not PAGE.is_file():
         what = "no report yet: the stage plot has not run here"
         raise InputError(PAGE, what, "`python -m pipelines run` makes it, `dvc pull` fetches one that was shared")
     typer.echo(PAGE if path else PAGE.resolve().as_uri())
     if not path and sys.stdout.isatty() and not _opened():
-        typer.echo("no browser here: copy the address to one, or the file to a machine that has one", err=True)
+        what = "no browser took it: copy the address to one, or the file to a machine that has one"
+        typer.echo(f"{what}; BROWSER=COMMAND names one", err=True)
 
 
 def _opened() -> bool:
-    """Whether a browser with a window took the page; those of the terminal would take the terminal over."""
-    has_display = sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    return has_display and webbrowser.open(PAGE.resolve().as_uri())
+    """Whether the browser of BROWSER, or one with a window, took the page; others would take the terminal over."""
+    has_browser = sys.platform != "linux" or any(map(os.environ.get, ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")))
+    return has_browser and webbrowser.open(PAGE.resolve().as_uri())

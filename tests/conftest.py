@@ -1,8 +1,10 @@
 """What tests share: a byte-level BPE of a few hundred tokens and a GPT-2 of a few thousand weights."""
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 # read by the hub's libraries when they are imported, and by the processes that tests start
@@ -13,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 import triplex.runs.telemetry  # noqa: F401  (for the processes that tests start)
-from tests import loopback
+from tests import loopback, project
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
 from triplex.runs import interrupt
 
@@ -66,6 +68,20 @@ def tiny_lm(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[..., Any]:
         return build_causal_lm(config, tiny_tokenizer).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which `dvc repro` has run the tiny preset: once for all workers, to be copied by what writes there."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unfinished = project.copy_of_the_project(folder.with_suffix(".unfinished"))
+            project.run(unfinished, "dvc", "repro")
+            unfinished.rename(folder)
+    return folder
 
 
 @pytest.fixture

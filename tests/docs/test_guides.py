@@ -1,4 +1,4 @@
-"""The commands and programs of the guides, run as a reader would: page after page, in a fresh clone."""
+"""The commands and programs of the guides, run as a reader would: page after page, in a clone that has run."""
 
 import os
 import re
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.test_pipeline import ROOT, copy_of_the_project
+from tests.project import ROOT, copy_of_the_run
 
-#: in the order in which they are run: the first one makes the models that the others use
+#: in the order in which they are run
 PAGES = (
     "first-run",
     "publishing",
@@ -19,6 +19,7 @@ PAGES = (
     "perplexity-rewards",
     "ppo-and-grpo",
     "reading-kl",
+    "data",
     "adapters",
     "bring-your-own",
     "troubleshooting",
@@ -46,22 +47,22 @@ def run(folder: Path, *command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_the_project(tmp_path_factory.mktemp("guides"))
+def project(finished_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the models that the pages after the first one use: `dvc repro` finds there what it would make."""
+    return copy_of_the_run(finished_project, tmp_path_factory.mktemp("guides") / "triplex")
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_shows_works(project: Path, page: str) -> None:
-    """Commands one after the other; the programs of a page are parts of one."""
+def test_what_a_page_shows_works(project: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    """Commands one after the other; the programs of a page are parts of one, which is run here."""
     found = [(language, text) for language, title, text in blocks(page) if language in RUNNABLE and not title]
     assert found
     for language, text in found:
         if language in ("sh", "bash"):
             run(project, "bash", "-euo", "pipefail", "-c", text)
     if program := "\n".join(text for language, text in found if language == "python"):
-        (project / "program.py").write_text(program)
-        run(project, sys.executable, "program.py")
-        (project / "program.py").unlink()
+        monkeypatch.chdir(project)
+        exec(compile(program, f"{page}.md", "exec"), {"__name__": "__main__"})  # noqa: S102
 
 
 def test_what_is_not_run_says_why() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.graph import Stage
 from pipelines.status import following
 from tests.pipelines.conftest import run_pipelines
-from tests.test_pipeline import ROOT
+from tests.project import ROOT
 
 
 def test_what_needs_a_changed_stage_will_follow() -> None:

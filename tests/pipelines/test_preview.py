@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from pipelines.__main__ import app
 from pipelines.preview import Sample, Tokens, lines
-from tests.test_pipeline import ROOT
+from tests.project import ROOT
 from triplex.data.tables import SCHEMAS, write_table
 from triplex.models.saving import save_model
 from triplex.perplexity.scorer import FrozenScorer

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import loopback
-from tests.test_pipeline import copy_of_the_project
+from tests.project import copy_of_the_project
 
 ELSEWHERE = "192.0.2.1"  # for documentation: nobody has it
 SECRET = f"planted-{secrets.token_hex(8)}"  # drawn, since the copy of the project holds this file too
