@@ -3,7 +3,6 @@
 docs/scaling.md holds the formulas against measured steps of a CPU's core; of GPUs they were measured nowhere.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -71,7 +70,7 @@ def step_time(shape: Shape, job: Job, device: Device) -> StepTime:
         rollout=_rollout(shape, job, device),
         score=models * _forward(shape, replace(job, num_descents=1), device),
         update=descents * descent,
-        links=_sent(shape, job, models) / _slowest(job, device),
+        links=_sent(shape, job, models, learning) / _slowest(job, device),
     )
 
 
@@ -87,10 +86,9 @@ def _rollout(shape: Shape, job: Job, device: Device) -> float:
 def _forward(shape: Shape, job: Job, device: Device) -> float:
     """Of the device's rows of a descent, in passes."""
     tokens, responses = tokens_of_a_pass(job)
-    passes = max(1.0, job.num_sequences * job.new_tokens / job.num_devices / job.num_descents / responses)
     times = 2 if job.reads_prompts_once else 1  # prompts, then responses
     length = job.prompt_tokens + job.new_tokens
-    return passes * _pass(shape, job, device, tokens, responses, length, times)
+    return _passes(job) * _pass(shape, job, device, tokens, responses, length, times)
 
 
 def _pass(
@@ -112,21 +110,23 @@ def _read(shape: Shape, job: Job, device: Device) -> float:
     return NUM_BYTES[job.precision] * weights / device.weights + shape.num_layers * device.layer
 
 
-def _sent(shape: Shape, job: Job, models: int) -> float:
-    """Bytes of a device: gradients are added up and weights put together once a descent; at stage 3 weights again for
-    the forward and the backward pass, and for sampling and scoring."""
-    if job.num_devices == 1:
-        return 0.0
-    learning = models * shape.num_parameters if job.lora_rank == 0 else shape.num_adapter(job.lora_rank)
-    once = FLOAT * learning * (job.num_devices - 1) / job.num_devices
-    descents = job.num_epochs * job.num_descents
+def _passes(job: Job) -> float:
+    """Of the device's rows of a descent."""
+    _, responses = tokens_of_a_pass(job)
+    return max(1.0, job.num_sequences * job.new_tokens / job.num_devices / job.num_descents / responses)
+
+
+def _sent(shape: Shape, job: Job, models: int, learning: float) -> float:
+    """Bytes of a device: gradients are added up and weights put together once a descent; at stage 3 weights for the
+    forward and the backward pass, for sampling and for scoring, and the reference's in each of its passes."""
+    others = (job.num_devices - 1) / job.num_devices
+    gradients, descents = FLOAT * learning * others, job.num_epochs * job.num_descents
     if job.zero_stage < 3:
-        return 2 * once * descents
-    tokens, _ = tokens_of_a_pass(job)
-    passes = max(1, math.ceil(job.num_sequences * (job.prompt_tokens + job.new_tokens)
-                              / job.num_devices / job.num_descents / tokens))  # fmt: skip
-    whole = FLOAT * models * shape.num_parameters * (job.num_devices - 1) / job.num_devices
-    return once * descents + whole * (2 * passes * descents + 2)
+        return 2 * gradients * descents
+    weights = FLOAT * models * shape.num_parameters * others
+    reference = 0 if job.lora_rank else NUM_BYTES[job.precision] * shape.num_parameters * others
+    times = 2 * _passes(job) * descents + 2
+    return gradients * descents + weights * times + reference * _passes(replace(job, num_descents=1))
 
 
 def _slowest(job: Job, device: Device) -> float:

@@ -27,7 +27,7 @@ def plan(
     model: Annotated[str, typer.Option(help="A folder, a name such as llama-3-8b, or a size such as 13B.")],
     gpus: Annotated[int, typer.Option(min=1, help="Devices, all alike; eight a node.")] = 1,
     device: Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}.")] = "h100",
-    zero_stage: Annotated[int, typer.Option(min=0, max=3, help="compute.deepspeed.zero_stage")] = 0,
+    zero_stage: Annotated[int, typer.Option(min=0, max=3, help="deepspeed.zero_stage of compute")] = 0,
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="compute.precision")] = "bfloat16",
     lora_rank: Annotated[int, typer.Option(min=0, help="train.lora.rank")] = 0,
     four_bit: Annotated[bool, typer.Option("--four-bit", help="Frozen weights in NF4, as Unsloth loads them.")] = False,
@@ -35,7 +35,7 @@ def plan(
     group_size: Annotated[int, typer.Option(min=1, help="grpo.group_size; 1 for PPO")] = 1,
     prompt_tokens: Annotated[int, typer.Option(min=1)] = 256,
     new_tokens: Annotated[int, typer.Option(min=1, help="train.max_new_tokens")] = 256,
-    tokens_per_pass: Annotated[int, typer.Option(min=1, help="train.max_tokens_per_pass, of each device")] = 8192,
+    tokens_per_pass: Annotated[int, typer.Option(min=1, help="max_tokens_per_pass of train, on each device")] = 8192,
     value_network: Annotated[bool, typer.Option("--value-network", help="ppo.value.kind = network")] = False,
     minibatches: Annotated[int, typer.Option(min=1, help="num_minibatches, descents of an epoch")] = 1,
     epochs: Annotated[int, typer.Option(min=1, help="num_epochs")] = 1,
@@ -73,7 +73,7 @@ def plan(
     console.print(_memory_table(found))
     verdict = "[green]fits[/]" if found.peak <= room else "[red]does not fit[/]"
     console.print(
-        f"{verdict}: {found.peak / _GB:,.1f} GB at the peak; a {device} has {room / _GB:,.1f} GB and a tenth to spare"
+        f"{verdict}: {found.peak / _GB:,.1f} GB at the peak, {room / _GB:,.1f} GB on a device with a tenth to spare"
     )
     console.print(f"at most batch_size {largest['batch_size']:,} with these passes")
     console.print(f"at most tokens_per_pass {largest['tokens_per_pass']:,} with this batch\n")
