@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from benchmarks import device
 from benchmarks.pipeline import environment
@@ -20,12 +20,12 @@ from benchmarks.planned import Case, measured, shape
 from pipelines.devices import DEVICES, Device, StepTime, step_time
 from pipelines.sizing import MODELS, Job, Shape, memory, of_size
 
-_MIDDLE = Case(6, 512, 2048, Job(num_sequences=16, group_size=8, prompt_tokens=16, new_tokens=112))
+_MIDDLE = Case(4, 256, 2048, Job(num_sequences=64, group_size=8, prompt_tokens=8, new_tokens=24))
 AXES = {"workers": "workers", "model": "weights", "length": "tokens"}
 SMALL = {
     "workers": [_MIDDLE, _MIDDLE._replace(job=replace(_MIDDLE.job, num_devices=2))],
-    "model": [_MIDDLE._replace(width=width) for width in (256, 512, 768)],
-    "length": [_MIDDLE._replace(job=replace(_MIDDLE.job, new_tokens=num)) for num in (48, 112, 240)],
+    "model": [_MIDDLE._replace(width=width) for width in (128, 256, 512)],
+    "length": [_MIDDLE._replace(job=replace(_MIDDLE.job, new_tokens=num)) for num in (24, 56, 120)],
 }
 _FULL = Job(64, 3, precision="bfloat16", num_sequences=1024, group_size=8, prompt_tokens=256, new_tokens=256,
             tokens_per_pass=1024)  # fmt: skip
@@ -103,7 +103,7 @@ def main() -> None:
             points = [point(axis, what, job, h100) for what, job in jobs]
             rows(axis, name, points)
             draw(below, axis, name, points, colour)
-        above.set_title("a core each: 6 layers, 16 responses", fontsize=10)
+        above.set_title("a core each: GPT-2 of 4 layers, 64 responses", fontsize=10)
         below.set_title("H100, modelled: 1,024 responses", fontsize=10)
         for each in (above, below):
             each.set(xlabel=AXES[axis], ylabel="seconds a step", xscale="log", yscale="log")
@@ -112,7 +112,8 @@ def main() -> None:
             each.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
             each.xaxis.set_minor_formatter(NullFormatter())
             each.yaxis.set_major_formatter("{x:g}")
-            each.yaxis.set_minor_formatter(LogFormatter())
+            each.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+            each.yaxis.set_minor_formatter("{x:g}")
             each.legend(fontsize=8)
     figure.savefig(options.out)
 

@@ -10,7 +10,8 @@ from pipelines.sizing import FLOAT, NUM_BYTES, Job, Shape, kept_of_a_token, toke
 
 DEVICES_A_NODE = 8
 #: times that a number which is kept for the backward pass is read or written forward; backward twice as often
-_MOVED, _MOVED_LOGITS = 5, 4
+_MOVED, _MOVED_LOGITS = 4, 4
+_ADAPTED = 1.7  # times that a layer with adapters costs, where it computes nothing and in what it moves
 _ADAM = 10  # numbers moved for a weight that learns: of AdamW 4 read and 3 written, the norm, clipping
 
 
@@ -39,7 +40,7 @@ DEVICES = {
     "h100": _from_data_sheet(80e9, 67e12, 989e12, 3.35e12, 450e9, 50e9),
     "h200": _from_data_sheet(141e9, 67e12, 989e12, 4.8e12, 450e9, 50e9),
     "rtx4090": _from_data_sheet(24e9, 83e12, 165e12, 1.0e12, 32e9, 3e9),
-    "cpu-core": Device(12e9, {"float32": 170e9, "bfloat16": 1000e9}, 5.7e9, 14e9, 1.0e9, 1.0e9, 0.3e-3),
+    "cpu-core": Device(12.6e9, {"float32": 162e9, "bfloat16": 1.1e12}, 5.8e9, 14e9, 2.3e9, 2.3e9, 0.24e-3),
 }
 
 
@@ -68,7 +69,7 @@ def step_time(shape: Shape, job: Job, device: Device) -> StepTime:
     descent = models * passes * _forward(shape, job, device) + _ADAM * FLOAT * own / device.bandwidth
     return StepTime(
         rollout=_rollout(shape, job, device),
-        score=models * _forward(shape, replace(job, num_descents=1), device),
+        score=models * _forward(shape, replace(job, num_descents=1, lora_rank=0), device),  # adapters are off
         update=descents * descent,
         links=_sent(shape, job, models, learning) / _slowest(job, device),
     )
@@ -100,6 +101,7 @@ def _pass(
     logits = 2 * shape.hidden_size * shape.vocab_size * responses
     operations = 2 * shape.num_linear * tokens + attention + logits
     moved = _MOVED * NUM_BYTES[job.precision] * tokens * shape.num_layers * kept_of_a_token(shape, length)
+    moved *= _ADAPTED if job.lora_rank else 1
     moved += _MOVED_LOGITS * FLOAT * shape.vocab_size * responses
     return operations / device.flops[job.precision] + times * _read(shape, job, device) + moved / device.bandwidth
 
@@ -107,7 +109,8 @@ def _pass(
 def _read(shape: Shape, job: Job, device: Device) -> float:
     """Seconds in which the weights of layers and head come to where they are multiplied, and layers are started."""
     weights = shape.num_linear + shape.hidden_size * shape.vocab_size
-    return NUM_BYTES[job.precision] * weights / device.weights + shape.num_layers * device.layer
+    start = shape.num_layers * device.layer * (_ADAPTED if job.lora_rank else 1)
+    return NUM_BYTES[job.precision] * weights / device.weights + start
 
 
 def _passes(job: Job) -> float:

@@ -183,7 +183,11 @@ def memory(shape: Shape, job: Job) -> Memory:
     return Memory(stays, {
         "rollout": {"weights put together": whole} | _rollout(shape, job),
         "score": {"weights put together": whole, "a layer of the reference": layer} | _scoring(shape, job),
-        "update": {"weights put together": min(whole, FLOAT * _LIVE)} | _update(shape, job),
+        "update": {
+            "weights put together": min(whole, FLOAT * _LIVE),
+            # the embedding's is the largest: whole as it comes, where gradients are divided, and as it is sent
+            "a gradient": 0 if job.lora_rank else FLOAT * shape.hidden_size * shape.vocab_size * min(stage, 2),
+        } | _update(shape, job),
     })  # fmt: skip
 
 
