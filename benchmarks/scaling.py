@@ -1,4 +1,4 @@
-"""What several workers change, and what they do not: `python -m benchmarks.scaling equality throughput memory`.
+"""What several workers change, and what they do not: `python -m benchmarks.scaling equality throughput`.
 
 Trains a random GPT-2 in one process, through torchrun and through Ray, by one worker and by two, at every stage of
 ZeRO; every worker has one thread. Needs the extras ray and deepspeed. Prints Markdown.
@@ -6,7 +6,6 @@ ZeRO; every worker has one thread. Needs the extras ray and deepspeed. Prints Ma
 - equality: 20 steps of GRPO, PPO and SFT; the weights' digests side by side, the ids sampled or read, and the losses
   against those of one process
 - throughput: seconds a step, and those of the stage beside its steps: start of the workers, imports, model, end
-- memory: peak of a worker's process for a model of 85 million weights, at each stage of ZeRO
 """
 
 import argparse
@@ -27,10 +26,10 @@ from triplex.runs import interrupt
 from triplex.runs.params import ComputeConfig
 from triplex.runs.stage import Run
 
-SMALL, LARGE = Size(2, 64, 2, 512, 32), Size(10, 768, 12, 20000, 16)
+SMALL = Size(2, 64, 2, 512, 32)
 #: at 1e-3 a third of PPO's tokens lies beyond its clip; one that rounding puts on the other side changes the descent
 LEARNING_RATES = {"grpo": 1e-3, "ppo": 1e-4, "sft": 1e-3}
-STEPS = {"equality": 20, "throughput": 8, "memory": 3}
+STEPS = {"equality": 20, "throughput": 8}
 
 
 class How(NamedTuple):
@@ -99,18 +98,9 @@ def throughput() -> None:
         print(f"| {how} | {seconds:.3f} | {first / seconds:.2f} | {beside:.1f} |", flush=True)
 
 
-def memory() -> None:
-    """Peak of each worker's process."""
-    print("| how | MB of each worker at its peak |\n|---|---|")
-    for how in [ALONE, *(How("deepspeed", 2, stage) for stage in range(4))]:
-        found, _ = measure(how, "grpo", LARGE, STEPS["memory"])
-        peaks = [each["peak"] / 1e6 for each in found]
-        print(f"| {how} | {', '.join(f'{peak:,.0f}' for peak in peaks)} |", flush=True)
-
-
 def main() -> None:
     """Print the tables."""
-    tables: dict[str, Callable[[], None]] = {"equality": equality, "throughput": throughput, "memory": memory}
+    tables: dict[str, Callable[[], None]] = {"equality": equality, "throughput": throughput}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=tables)
     interrupt.install()

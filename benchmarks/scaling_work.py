@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from benchmarks import training
-from benchmarks.memory import resident
 from benchmarks.training import EvenTokens, Size, make_trainer, read_model
 from triplex.distributed.strategy import Strategy
 from triplex.models.optim import OptimConfig
@@ -42,7 +41,7 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
     """Writes worker-RANK.json beside the state folder."""
     train = supervised if given["algorithm"] == "sft" else reinforcement
     found = train(given, run, strategy)
-    found |= {"weights": digest(strategy.weights().values()), "peak": resident("VmHWM")}
+    found["weights"] = digest(strategy.weights().values())
     (run.state.parent / f"worker-{strategy.rank}.json").write_text(json.dumps(found))
 
 
