@@ -49,7 +49,7 @@ def main() -> None:
             pictures = {
                 "comparison": comparison_pictures(measures),
                 "training": training_pictures(curves),
-                "distribution": distribution_pictures(samples, list(evaluation["models"])),
+                "distribution": distribution_pictures(samples, list(evaluation["models"]), evaluation["reference"]),
             }
             for picture in (picture for group in pictures.values() for picture in group):
                 with atomic_path(PLOTS / f"{picture.name}.png") as temporary:

@@ -62,12 +62,16 @@ def comparison_pictures(measures: Sequence[Measure]) -> list[Picture]:
     return [_bars(by_key["reward"]), _parts(parts), *bars, _perplexity(perplexity)]
 
 
-def distribution_pictures(samples: pa.Table, models: Sequence[str]) -> list[Picture]:
-    """How reward, length, KL and perplexity spread over the responses, a row of bins a model."""
+def distribution_pictures(samples: pa.Table, models: Sequence[str], reference: str) -> list[Picture]:
+    """How reward, length, KL and perplexity spread over the responses, a row of bins a model.
+
+    The KL of the `reference` to itself is 0, and left out.
+    """
+    others = [model for model in models if model != reference]
     return [
         _histograms("reward", "Reward of each response", "reward", samples, models),
         _histograms("num_tokens", "Length of each response", "tokens", samples, models),
-        _histograms("kl_nats", "KL of each response to the reference", "nats per token", samples, models),
+        _histograms("kl_nats", "KL of each response to the reference", "nats per token", samples, others),
         _histograms("word_nats", "Surprise of each response, word level", "nats per token", samples, models),
     ]
 
@@ -137,7 +141,7 @@ def _frontier(curves: Mapping[str, Curves]) -> Picture:
         for algorithm, run in curves.items():
             kl, reward = (running_mean(np.array(run[name], np.float64)) for name in ("kl", "reward"))
             axes.plot(kl, reward, color=colours(curves)[algorithm], label=display(algorithm))
-            axes.plot(kl[-1:], reward[-1:], "o", color=colours(curves)[algorithm])
+            axes.plot(kl[-1:], reward[-1:], "o", markersize=9, color=colours(curves)[algorithm])
         axes.set_xlabel("KL to the reference, nats per token; dot: the last step")
         axes.set_ylabel("reward")
         _legend(axes)

@@ -20,6 +20,11 @@ class Piece(NamedTuple):
         """0, the likeliest, to len(SHADE_NATS)."""
         return 0 if self.nats is None else bisect_right(SHADE_NATS, self.nats)
 
+    @property
+    def space(self) -> str:
+        """What stands before its first letter and is not shaded: where a line breaks, it would be a mark at its end."""
+        return self.text[: len(self.text) - len(self.text.lstrip())]
+
 
 def pieces(text: str, starts: Sequence[int], nats: Sequence[float]) -> Iterator[Piece]:
     """`text` from token to token. Tokens that are bytes of one character are one piece, with the sum of their nats."""

@@ -113,7 +113,7 @@ def pictures(finished_run: SimpleNamespace) -> dict[str, list[Picture]]:
     return {
         "comparison": comparison_pictures(measures),
         "training": training_pictures(finished_run.curves),
-        "distribution": distribution_pictures(finished_run.samples, finished_run.models),
+        "distribution": distribution_pictures(finished_run.samples, finished_run.models, "sft"),
     }
 
 

@@ -105,7 +105,7 @@ def test_a_models_bar_has_its_colour(pictures):
 
 def test_equal_data_give_equal_bytes_whatever_the_users_matplotlib_is_set_to(finished_run, pictures, tmp_path):
     (tmp_path / "matplotlibrc").write_text("font.size: 30\naxes.labelsize: 30\nsavefig.dpi: 20\naxes.linewidth: 9\n")
-    (tmp_path / "run").write_bytes(pickle.dumps((finished_run.samples, finished_run.models)))
+    (tmp_path / "run").write_bytes(pickle.dumps((finished_run.samples, finished_run.models, "sft")))
     script = (
         "import pickle, sys\nfrom triplex.evaluation.plots import *\n"
         "drawn = distribution_pictures(*pickle.load(open(sys.argv[1], 'rb')))\n"
@@ -136,7 +136,7 @@ def test_a_run_of_one_step_equal_rewards_and_an_unknown_model_can_be_drawn(finis
     assert len(training_pictures(curves)) == 8
     row = finished_run.samples.to_pylist()[0] | {"model": "dapo"}
     samples = pa.Table.from_pylist([row, row], schema=finished_run.samples.schema)
-    assert len(distribution_pictures(samples, ["dapo"])) == 4
+    assert len(distribution_pictures(samples, ["dapo"], "sft")) == 4
 
 
 # running mean

@@ -64,11 +64,11 @@ def test_a_changed_parameter_stands_beside_the_presets(render):
 
 def test_an_answer_is_shaded_token_by_token_and_has_its_rewards_parts(finished_run, render):
     samples = finished_run.samples.to_pylist()
-    tokens = {"response": " a <b> c", "token_starts": [1, 3, 7], "token_nats": [0.25, 5.0, 9.0]}
+    tokens = {"response": " a <b> c", "token_starts": [0, 2, 6], "token_nats": [0.25, 5.0, 9.0]}
     scored = tokens | {"reward": 0.9, "rewards/sentiment": 1.0, "rewards/repetition": -0.1, "kl_nats": None}
     page = render(samples=pa.Table.from_pylist([samples[0] | scored, *samples[1:]], schema=finished_run.samples.schema))
     assert (
-        'dir="auto"> <i class=n0 title=0.2>a </i><i class=n3 title=5.0>&lt;b&gt; </i><i class=n4 title=9.0>c</i></div>'
+        'dir="auto"> <i class=n0 title=0.2>a</i> <i class=n3 title=5.0>&lt;b&gt;</i> <i class=n4 title=9.0>c</i></div>'
     ) in page
     assert "<b>reward 0.90</b> <span>= 1.00 sentiment</span> <span>− 0.10 repetition</span><br>" in page
     assert '<td data-scores="[0.9, 1.0, -0.1, ' in page

@@ -22,6 +22,15 @@ def test_pieces_put_together_are_the_text_and_their_nats_its_nats() -> None:
     assert sum(piece.nats for piece in found) == sum(nats)
 
 
+def test_the_space_before_a_word_is_not_shaded() -> None:
+    assert [piece.space for piece in pieces("a tea\n\n x", [0, 1, 5, 7], [1.0, 1.0, 1.0, 1.0])] == [
+        "",
+        " ",
+        "\n\n",
+        " ",
+    ]
+
+
 def test_edges() -> None:
     assert list(pieces("", [], [])) == []
     assert list(pieces("no token", [], [])) == [("no token", None)]
