@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -153,3 +154,12 @@ def test_a_run_writes_nothing_of_the_environments_secrets(toy: Path) -> None:
     assert (toy / ".triplex/prefect/prefect.db").stat().st_size > 0
     assert "planted-8d02" not in done.stdout + done.stderr
     assert [path for path in toy.rglob("*") if path.is_file() and b"planted-8d02" in path.read_bytes()] == []
+
+
+def test_a_port_in_use_is_told_in_words(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run_pipelines(tmp_path, "serve", "--port", port)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "  remedy: name another, or end what has it")
