@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
     quiet = ray.LoggingConfig(log_level="ERROR")  # what the workers print comes through
     variables = {"OMP_NUM_THREADS": str(compute.threads), "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": os.getcwd()} | variables}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if address is None:
         os.environ.setdefault(TOKEN, token_hex(32))  # nobody else is to start a process in it
         os.environ[_PORT] = str(free_port())
@@ -61,6 +63,7 @@ def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
             ray.init(address=address, runtime_env=environment, logging_config=quiet)
         except (RuntimeError, ConnectionError) as error:  # another Python, no node of the cluster on this machine
             raise _refused(address, " ".join(str(error).split())) from error
+    signal.signal(signal.SIGTERM, on_sigterm)  # in whose place Ray has put one that ends the process at once
     try:
         if address is not None:
             check_nodes(ray, address)

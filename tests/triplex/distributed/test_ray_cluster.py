@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 from typing import Any
 
@@ -31,8 +32,9 @@ def own_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cluster_of_the_stages_own_listens_on_this_machine_alone_and_ends_with_it() -> None:
     ray: Any = import_ray()
     me = psutil.Process()
-    before = set(me.children(recursive=True))
+    before, on_sigterm = set(me.children(recursive=True)), signal.getsignal(signal.SIGTERM)
     with cluster(ray, compute()):
+        assert signal.getsignal(signal.SIGTERM) == on_sigterm  # by which a stage saves first
         started = set(me.children(recursive=True)) - before
         heard = {
             (process.name(), place.laddr.ip)
