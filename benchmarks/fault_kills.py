@@ -26,6 +26,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -75,7 +76,19 @@ def main() -> None:
 
 
 def make_reference(folder: Path, executor: str = "local") -> Path:
-    """The project as git would clone it, with the tiny preset, committed, after `dvc repro`."""
+    """The project with the tiny preset, committed, after `dvc repro`."""
+    shared = {"executor": executor, "num_workers": 2, "deepspeed.zero_stage": 2}
+    copy_project(folder, {f"compute.{name}": value for name, value in shared.items()} if executor != "local" else {})
+    who = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
+    for command in (["git", "init", "-q"], ["git", "add", "."], ["git", *who, "commit", "-qm", "tiny"]):
+        subprocess.run(command, cwd=folder, check=True)
+    code = start(folder, ["dvc", "repro"]).wait(PATIENCE_SECONDS)
+    assert code == 0, log(folder)
+    return folder
+
+
+def copy_project(folder: Path, values: dict[str, Any]) -> None:
+    """The project as git would clone it, with the tiny preset and these values of its keys."""
     listing = ["git", "ls-files", "-coz", "--exclude-standard"]
     names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):
@@ -83,15 +96,7 @@ def make_reference(folder: Path, executor: str = "local") -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, folder / name)
     shutil.copy("presets/tiny.yaml", folder / "params.yaml")
-    if executor != "local":
-        values = {"executor": executor, "num_workers": 2, "threads": 1, "deepspeed.zero_stage": 2}
-        apply({f"compute.{name}": value for name, value in values.items()}, folder / "params.yaml")
-    who = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
-    for command in (["git", "init", "-q"], ["git", "add", "."], ["git", *who, "commit", "-qm", "tiny"]):
-        subprocess.run(command, cwd=folder, check=True)
-    code = start(folder, ["dvc", "repro"]).wait(PATIENCE_SECONDS)
-    assert code == 0, log(folder)
-    return folder
+    apply(values, folder / "params.yaml")
 
 
 class Kills:
