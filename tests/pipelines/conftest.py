@@ -114,8 +114,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def make_repository(folder: Path, files: dict[str, str]) -> Path:
-    """A git and DVC repository with these files, committed."""
-    for name, text in files.items():
+    """A git and DVC repository with these files and a schema that takes any params.yaml, committed."""
+    for name, text in {"params.schema.json": "{}", **files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     (folder / ".gitignore").write_text("/.triplex/\n/pipelines/\n")
@@ -186,7 +186,7 @@ class Api:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
-    files = {"params.yaml": PARAMS, "params.schema.json": "{}", "dvc.yaml": DVC_YAML, "step.py": STEP}
+    files = {"params.yaml": PARAMS, "dvc.yaml": DVC_YAML, "step.py": STEP}
     return make_repository(folder, files)
 
 
