@@ -21,8 +21,10 @@ def copy_of_the_project(folder: Path) -> Path:
     shutil.copy(ROOT / "presets/tiny.yaml", folder / "params.yaml")
     commands = (
         "git init -q",
+        "git config user.name t",  # which DVC's experiments ask for
+        "git config user.email t@localhost",
         "git add .",
-        "git -c user.name=t -c user.email=t@localhost -c commit.gpgsign=false commit -qm tiny",
+        "git -c commit.gpgsign=false commit -qm tiny",
     )
     for command in commands:
         subprocess.run(command.split(), cwd=folder, check=True)
