@@ -114,8 +114,9 @@ def make_algorithm(name: str) -> Algorithm:
 def make_trainer(
     name: str, size: Size, folder: Path, num_steps: int, reward: EvenTokens, callbacks: Sequence[Callback] = (),
     run: Run | None = None, strategy: Strategy | None = None, *, lora_rank: int = 0,
+    checkpoint_every: int | None = None,
 ) -> Trainer:  # fmt: skip
-    """Triplex's trainer of the model in `folder`; it neither evaluates nor saves before its last step."""
+    """Triplex's trainer of the model in `folder`; it does not evaluate before its last step, nor save unless asked."""
     algorithm, tokenizer = make_algorithm(name), read_tokenizer(folder)
     lora = LoraConfig(rank=lora_rank, alpha=16)
     lm = HuggingFaceLM(with_adapters(read_model(folder), lora), tokenizer)
@@ -129,7 +130,7 @@ def make_trainer(
         "max_new_tokens": size.new_tokens, "temperature": 1.0, "lr_schedule": "constant",
         "max_grad_norm": MAX_GRAD_NORM, "kl_coef": KL_COEF, "kl_control": {"kind": "fixed"},
         "lora": lora.model_dump(), "eval_every": num_steps, "num_eval_prompts": 4,
-        "checkpoint_every": num_steps, "completions_every": num_steps,
+        "checkpoint_every": checkpoint_every or num_steps, "completions_every": num_steps,
     })  # fmt: skip
     texts = make_prompts(size, num_steps * size.num_sequences // algorithm.group_size)
     prompts = Prompts([str(i) for i in range(len(texts))], texts)
