@@ -119,7 +119,8 @@ def strike(folder: Path, fault: str) -> tuple[str, str, str]:
         how += f"; {checkpoint.name} is whole" if (checkpoint := newest(folder / "state")) else "; no checkpoint"
         again, error = start(folder, "nothing")
         how += f"; started again: exit {again} {error}".rstrip()
-    seconds = float((folder / "recovered").read_text()) if (folder / "recovered").exists() else 0.0
+    # workers outlive their driver by a moment, in which they may end the step
+    seconds = float((folder / "recovered").read_text()) if code >= 0 and (folder / "recovered").exists() else 0.0
     one, other = ((folder / f"weights-{rank}").read_text() for rank in range(2))
     assert one == other
     return how, f"{seconds:.1f}" if seconds else "", one

@@ -86,16 +86,17 @@ def equality() -> None:
 
 
 def throughput() -> None:
-    """Seconds a step and beside the steps, of a small model."""
-    print("| how | s a step | against one process | beside the steps, s |\n|---|---|---|---|")
-    size, first = Size(4, 128, 4, 2048, 64), 0.0
+    """Seconds a step and beside the steps, of a model whose step is mostly calls, and of one of mostly sums."""
+    print("| layers x width | how | s a step | against one process | beside the steps, s |\n|---|---|---|---|---|")
     several = [How("deepspeed", 1, 0), How("ray", 1, 0), How("deepspeed", 2, 0), How("ray", 2, 0), How("ray", 2, 2)]
-    for how in [ALONE, *several]:
-        (found, *_), whole = measure(how, "grpo", size, STEPS["throughput"])
-        seconds = statistics.median(found["seconds"])
-        first = first or seconds
-        beside = whole - STEPS["throughput"] * seconds
-        print(f"| {how} | {seconds:.3f} | {first / seconds:.2f} | {beside:.1f} |", flush=True)
+    for size in (Size(4, 128, 4, 2048, 64), Size(6, 384, 6, 2048, 64)):
+        first = 0.0
+        for how in [ALONE, *several]:
+            (found, *_), whole = measure(how, "grpo", size, STEPS["throughput"])
+            seconds = statistics.median(found["seconds"])
+            first = first or seconds
+            cells = [f"{size.num_layers} x {size.hidden_size}", str(how), f"{seconds:.3f}", f"{first / seconds:.2f}"]
+            print(f"| {' | '.join(cells)} | {whole - STEPS['throughput'] * seconds:.1f} |", flush=True)
 
 
 def main() -> None:

@@ -61,13 +61,13 @@ def test_bad_84_a_clock_that_runs_backwards_changes_no_byte(tmp_path: Path) -> N
 
 
 def test_bad_84_no_stage_reads_the_wall_clock() -> None:
-    """Progress and time limits go by the monotonic clock, checkpoints by their step; a lock alone tells people since
-    when it is held."""
+    """Progress and time limits go by the monotonic clock, checkpoints by their step; people alone are told the time:
+    since when a lock is held, when a stage ran."""
     found = [
         f"{path.relative_to(ROOT)} line {node.lineno}: {ast.unparse(node.func)}"
         for folder in ("triplex", "stages")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if path != ROOT / "triplex" / "runs" / "lock.py"
+        if path not in (ROOT / "triplex/runs/lock.py", ROOT / "triplex/runs/history.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in WALL_CLOCK
     ]

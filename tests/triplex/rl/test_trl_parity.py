@@ -165,6 +165,8 @@ def completions() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_a_grpo_step_has_the_same_gradient_in_every_weight(
     trainer: Callable[..., Any], tokens: Tokens, policy_of: Callable[..., Any]
 ) -> None:
+    """The loss within 1e-6; gradients through all layers within 3e-6 of a tensor's norm: neither is wrong, each sums up
+    thousands of places in its own order, which by processor leaves 5e-7 to 1e-6 in float32."""
     built = trainer(GRPOTrainer, loss_type="grpo", temperature=0.8, **LOSS)
     prompt_ids, prompt_mask, ids, mask = completions()
     lm = copy.deepcopy(built.model)
@@ -185,8 +187,7 @@ def test_a_grpo_step_has_the_same_gradient_in_every_weight(
     close(ours, trls)
     gradients = {name: weight.grad for name, weight in built.model.named_parameters()}
     for name, weight in lm.named_parameters():
-        # relative to the largest of its tensor: a sum over thousands of places ends in another last bit
-        close(weight.grad / gradients[name].abs().max(), gradients[name] / gradients[name].abs().max())
+        assert (weight.grad - gradients[name]).norm() <= 3e-6 * gradients[name].norm(), name
 
 
 def test_padding_before_a_prompt_changes_trls_gpt2_and_not_ours(
