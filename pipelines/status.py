@@ -1,6 +1,7 @@
 """What `dvc status` and dvc.lock say of each stage, in a few words."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,10 @@ def changes(graph: dict[str, Stage]) -> dict[str, list[str]]:
     """For every stage what has changed since it last ran, nothing if it is up to date; InputError while one runs."""
     done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
     if done.returncode:
-        raise InputError("dvc status", done.stderr.strip(), "if a stage is running, wait for it")
+        if running := re.search(r"is busy.*?\(PID (\d+)\)", done.stderr, re.DOTALL):
+            what = f"a stage is running (process {running[1]}), so what has changed is not known yet"
+            raise InputError("status", what, "wait for its end, or see its progress where it was started")
+        raise InputError("dvc status", done.stderr.strip(), "see what DVC says, or `python -m pipelines doctor`")
     found = json.loads(done.stdout)
     locked = load_yaml(LOCK_FILE).get("stages", {}) if LOCK_FILE.is_file() else {}
     return {

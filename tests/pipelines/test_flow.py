@@ -1,5 +1,7 @@
 """The flow for real: DVC stages, a Prefect server, the command line."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +130,17 @@ def test_check_and_status(toy: Path) -> None:
     assert "seed modified" in rows["prepare"]
     assert "will follow" in rows["base"]
     assert "never run" in rows["sft"]
+
+
+def test_status_while_a_stage_runs(toy: Path) -> None:
+    """DVC keeps who writes what in a file; here that is the process of the test."""
+    me = {"pid": os.getpid(), "cmd": "dvc repro"}
+    held = {"read": {}, "write": {str(toy / "data/prepared.txt"): me}}
+    (toy / ".dvc/tmp").mkdir(exist_ok=True)
+    (toy / ".dvc/tmp/rwlock").write_text(json.dumps(held))
+    done = run_pipelines(toy, "status")
+    assert done.returncode == 2
+    assert f"a stage is running (process {os.getpid()})" in done.stderr
 
 
 def test_one_flow_at_a_time(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
