@@ -5,7 +5,8 @@ ZeRO; every worker has one thread. Needs the extras ray and deepspeed. Prints Ma
 
 - equality: 20 steps of GRPO, PPO and SFT; the weights' digests side by side, the ids sampled or read, and the losses
   against those of one process
-- throughput: seconds a step, and those of the stage beside its steps: start of the workers, imports, model, end
+- throughput: seconds a step, and those of the stage beside its steps: start of the workers, imports, model, end; also
+  of two processes apart, which is what the cores give at best
 """
 
 import argparse
@@ -13,6 +14,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -23,13 +26,14 @@ from benchmarks.pipeline import environment
 from benchmarks.training import Size, write_model
 from triplex.distributed.launch import run_workers
 from triplex.runs import interrupt
+from triplex.runs.allocator import keep_freed_memory
 from triplex.runs.params import ComputeConfig
 from triplex.runs.stage import Run
 
 SMALL = Size(2, 64, 2, 512, 32)
 #: at 1e-3 a third of PPO's tokens lies beyond its clip; one that rounding puts on the other side changes the descent
 LEARNING_RATES = {"grpo": 1e-3, "ppo": 1e-4, "sft": 1e-3}
-STEPS = {"equality": 20, "throughput": 8}
+STEPS = {"equality": 20, "throughput": 16}
 
 
 class How(NamedTuple):
@@ -86,17 +90,35 @@ def equality() -> None:
 
 
 def throughput() -> None:
-    """Seconds a step and beside the steps, of a model whose step is mostly calls, and of one of mostly sums."""
+    """Seconds a step and beside the steps, of a model whose step is mostly calls, and of one of mostly sums.
+
+    Two processes that train apart, each the whole batch, show what the cores would give two workers at best.
+    """
     print("| layers x width | how | s a step | against one process | beside the steps, s |\n|---|---|---|---|---|")
     several = [How("deepspeed", 1, 0), How("ray", 1, 0), How("deepspeed", 2, 0), How("ray", 2, 0), How("ray", 2, 2)]
     for size in (Size(4, 128, 4, 2048, 64), Size(6, 384, 6, 2048, 64)):
-        first = 0.0
-        for how in [ALONE, *several]:
-            (found, *_), whole = measure(how, "grpo", size, STEPS["throughput"])
-            seconds = statistics.median(found["seconds"])
-            first = first or seconds
-            cells = [f"{size.num_layers} x {size.hidden_size}", str(how), f"{seconds:.3f}", f"{first / seconds:.2f}"]
-            print(f"| {' | '.join(cells)} | {whole - STEPS['throughput'] * seconds:.1f} |", flush=True)
+        name = f"{size.num_layers} x {size.hidden_size}"
+        first, beside = step_seconds(ALONE, size)
+        print(f"| {name} | {ALONE} | {first:.3f} | 1.00 | {beside:.1f} |", flush=True)
+        with ProcessPoolExecutor(2, get_context("spawn"), prepare) as pool:
+            apart, beside = max(pool.map(step_seconds, [ALONE, ALONE], [size, size]))
+        print(f"| {name} | two apart | {apart:.3f} | {2 * first / apart:.2f} | {beside:.1f} |", flush=True)
+        for how in several:
+            seconds, beside = step_seconds(how, size)
+            print(f"| {name} | {how} | {seconds:.3f} | {first / seconds:.2f} | {beside:.1f} |", flush=True)
+
+
+def step_seconds(how: How, size: Size) -> tuple[float, float]:
+    """The median seconds of a step of GRPO, and those of the whole beside the steps."""
+    (found, *_), whole = measure(how, "grpo", size, STEPS["throughput"])
+    seconds = statistics.median(found["seconds"])
+    return seconds, whole - STEPS["throughput"] * seconds
+
+
+def prepare() -> None:
+    """Give this process what each worker has: one thread, and memory that it keeps."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def main() -> None:
@@ -105,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=tables)
     interrupt.install()
-    torch.set_num_threads(1)  # the one process has what each worker has
+    prepare()
     for name in parser.parse_args().tables:
         print(f"{name}: {environment()}\n")
         tables[name]()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from triplex.distributed.ray_cluster import START_SECONDS, cluster, import_ray, worker_resources
+from triplex.distributed.ray_cluster import START_SECONDS, cluster, import_ray, set_policy, worker_resources
 from triplex.distributed.torchrun import died, lost
 from triplex.runs.params import ComputeConfig
 
@@ -81,4 +81,5 @@ def start(compute: ComputeConfig, task: dict[str, Any]) -> Iterator[Job]:
 def serve(task: dict[str, Any]) -> None:
     """What each worker runs; Ray has made torch.distributed's group."""
     os.chdir(task["folder"])
+    set_policy("OTHER")
     import_module("triplex.distributed.worker").work(task)
