@@ -2,16 +2,18 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.functional import pad
 
-from triplex.distributed.strategy import Replicated
+from triplex.distributed.strategy import Replicated, Whole
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 _BUCKET = 1_000_000  # elements; torch's deterministic mode fills a larger one with NaN at each step, for seconds
@@ -69,6 +71,29 @@ class Sharded(Replicated):
             fully_shard(module, reshard_after_forward=True)
         for method in called:
             register_fsdp_forward_method(frozen, method)
+
+    def divide_at_rest(self, frozen: nn.Module) -> Whole:
+        """At stage 3, by rows of each tensor."""
+        if self.zero_stage < 3:
+            return nullcontext
+        tensors = list(frozen.parameters())
+        mesh = init_device_mesh(tensors[0].device.type, (self.num_workers,))
+        parts = [distribute_tensor(tensor.detach(), mesh, [Shard(0)], src_data_rank=None) for tensor in tensors]
+
+        def hold(of: Callable[[DTensor], Tensor]) -> None:
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.data = of(part)
+
+        @contextmanager
+        def whole() -> Iterator[None]:
+            hold(DTensor.full_tensor)
+            try:
+                yield
+            finally:
+                hold(DTensor.to_local)
+
+        hold(DTensor.to_local)
+        return whole
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed takes the mean over the workers, and what is wanted is the sum."""

@@ -4,12 +4,14 @@ The one process of `executor: local` is the base class; `Replicated` has the wei
 gradients up. Sums over rows are sums over workers of sums over their rows: no worker knows a mean of its own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+
+Whole = Callable[[], AbstractContextManager[None]]  # inside, a divided module is whole
 
 
 class Strategy:
@@ -27,6 +29,11 @@ class Strategy:
 
     def divide(self, frozen: nn.Module, called: Iterable[str]) -> None:
         """Keep this worker's part alone of a module that does not learn; `called` are the methods that run it."""
+
+    def divide_at_rest(self, frozen: nn.Module) -> Whole:
+        """Keep this worker's part alone of a module that does not learn, but inside of what is returned, which all
+        workers enter and leave together; there each runs it as often as it likes."""
+        return nullcontext
 
     @property
     def is_first(self) -> bool:

@@ -1,12 +1,13 @@
 """Several rewards as one: a weighted sum whose logged parts are what entered it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from triplex.rewards.adapters import Portable
 from triplex.rewards.contract import Bounds, Reward, RewardOutput
@@ -23,6 +24,7 @@ class Part(NamedTuple):
     mean: float = 0.0
     std: float = 1.0
     clip: Bounds | None = None
+    whole: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the reward's network can run
 
     def entered(self, values: Tensor) -> Tensor:
         """What `values` (B,) add to the total, (B,)."""
@@ -43,6 +45,12 @@ class CompositeReward(Portable):
         if not self.parts:
             raise InputError("reward", "every part has weight 0", "give at least one a weight above 0")
 
+    def divide(self, divide_at_rest: Callable[[nn.Module], Callable[[], AbstractContextManager[None]]]) -> None:
+        """Divide the network of each part that has one among workers, which then score at the same time."""
+        for name, part in self.parts.items():
+            if isinstance(model := getattr(part.reward, "model", None), nn.Module):
+                self.parts[name] = part._replace(whole=divide_at_rest(model))
+
     def score(
         self,
         prompts: Sequence[str],
@@ -59,7 +67,8 @@ class CompositeReward(Portable):
         valid = torch.zeros(len(completions), dtype=torch.bool)
         columns = columns | {"log_extra": lambda name, values: extras.update({name: list(values)})}
         for name, part in self.parts.items():
-            values = part.reward(prompts, completions, completion_ids, **columns)
+            with part.whole():
+                values = part.reward(prompts, completions, completion_ids, **columns)
             check_values(f"reward {name}", values, completions)
             applies = torch.tensor([value is not None for value in values], dtype=torch.bool)
             numbers = torch.tensor([0.0 if value is None else value for value in values], dtype=torch.float32)

@@ -10,7 +10,10 @@ from triplex.runs.params import OrAbsent, Section, described
 
 
 class Reward(Protocol):
-    """A pure function of a batch: one number a completion, None where it does not apply."""
+    """A pure function of a batch: one number a completion, None where it does not apply.
+
+    One with a network of its own has it as `model`: several workers can then keep it in parts.
+    """
 
     def __call__(
         self,

@@ -62,7 +62,7 @@ class MultiLevelPerplexityReward(Portable):
     def __init__(
         self, scorer: FrozenScorer, levels: PerplexityConfig, baselines: Baselines, config: PerplexityRewardConfig
     ) -> None:
-        self.tokenizer = scorer.tokenizer
+        self.tokenizer, self.model = scorer.tokenizer, scorer.model
         target, weights = config.target, config.weights()
         self.reward: Reward
         if isinstance(target, ReferenceTarget):

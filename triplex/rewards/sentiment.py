@@ -86,7 +86,7 @@ class GradedSentiment:
     """+2.0 * P(positive) for a text more likely positive, -0.5 * (1 - P(positive)) for another: -0.5..-0.25 or 1..2."""
 
     def __init__(self, probability: Reward) -> None:
-        self.probability = probability
+        self.probability, self.model = probability, getattr(probability, "model", None)
 
     def __call__(
         self,

@@ -68,6 +68,7 @@ class Trainer:
         self._learner = self.strategy.prepare(policy, self.optimizer, config.max_grad_norm)
         if self.reference is not policy:
             self.strategy.divide(self.reference, called=("token_logprobs", "log_distribution"))
+        self.reward.divide(self.strategy.divide_at_rest)
         if self.strategy.zero_stage == 3:  # workers fetch a layer's weights together, so all read it equally often
             for module in (*policy.modules(), *self.reference.modules()):
                 if isinstance(module, Trunk):

@@ -3,8 +3,11 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from tests.triplex.rl.even_tokens import HELD_OUT, OWN, PROMPTS, SHARED, TRAIN, even_share
 from triplex.distributed.strategy import Strategy
@@ -12,6 +15,7 @@ from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.loading import load_causal_lm
 from triplex.models.policy import Policy
 from triplex.models.value import ValueHead, ValueNetwork
+from triplex.perplexity.scorer import FrozenScorer
 from triplex.rewards.composite import CompositeReward, Part
 from triplex.rl.algorithms import ALGORITHMS
 from triplex.rl.batch import Batch
@@ -46,6 +50,17 @@ class Watch(Callback):
             os.kill(process, number)
 
 
+class Likelihood:
+    """A reward by a network, in passes so small that one worker makes more of them than the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._scorer = FrozenScorer(*load_causal_lm(folder), max_tokens_per_batch=40)
+        self.model = self._scorer.model
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], *_: Any, **columns: Any) -> list[float]:
+        return (-self._scorer.level_nats(prompts, completions, strict_boundary=False)[:, 0]).tolist()
+
+
 def train(given: dict[str, Any], run: Run, strategy: Strategy) -> dict[str, Any]:
     name, folder = given["algorithm"], Path(given["model"])
     make, config = ALGORITHMS[name]
@@ -55,13 +70,20 @@ def train(given: dict[str, Any], run: Run, strategy: Strategy) -> dict[str, Any]
     value = None
     if name == "ppo":
         value = ValueNetwork.from_policy(lm) if given.get("network") else ValueHead(lm.hidden_size)
-    watch = Watch(given, run, strategy.rank)
+    watch, parts = Watch(given, run, strategy.rank), {"even": Part(even_share)}
+    if given.get("scored"):
+        parts["likelihood"] = Part(Likelihood(folder), weight=0.1)
     trainer = Trainer(
         TrainConfig.model_validate(TRAIN | given["train"]), make(config.model_validate(SHARED | OWN[name])),
-        Policy(lm, value), reference, tokenizer, CompositeReward({"even": Part(even_share)}), PROMPTS, HELD_OUT, run,
-        callbacks=[watch], strategy=strategy,
+        Policy(lm, value), reference, tokenizer, CompositeReward(parts), PROMPTS, HELD_OUT, run, callbacks=[watch],
+        strategy=strategy,
     )  # fmt: skip
     trainer.train()
-    held = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in reference.parameters())  # by this worker
     found = {"metrics": trainer.metrics, "weights": digest(strategy.weights().values()), "ids": watch.ids}
-    return found | {"reference": held}
+    scorers = [part.reward.model for part in parts.values() if isinstance(part.reward, Likelihood)]
+    return found | {"held": [own_weights(network) for network in (reference, *scorers)]}
+
+
+def own_weights(frozen: nn.Module) -> int:
+    """Those that this worker holds of it."""
+    return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in frozen.parameters())
