@@ -74,6 +74,8 @@ def backend() -> str:
 def join() -> None:
     """torchrun's group; its store outlives the workers, and those of another start must not find dead ones there."""
     told = os.environ
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(told["LOCAL_RANK"]))  # as Ray Train does
     store = distributed.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)
     distributed.init_process_group(
         backend(), store=distributed.PrefixStore(f"start-{told['TORCHELASTIC_RESTART_COUNT']}", store),
