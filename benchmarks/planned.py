@@ -77,7 +77,10 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=["memory", "seconds"])
-    for what in parser.parse_args().tables:
+    parser.add_argument("--only", default="", help="rows whose job has this in it, such as LoRA or 'ZeRO 3'")
+    arguments = parser.parse_args()
+    cases = [case for case in CASES if arguments.only in name(case.job)]
+    for what in arguments.tables:
         print(environment())
         if what == "seconds":
             core = device.measure()
@@ -87,7 +90,7 @@ def main() -> None:
         columns += [f"measured, {unit}", f"expected, {unit}", "ratio"]
         print(f"| {' | '.join(columns)} |")
         print("|---|---|---|---|---|---|")
-        for case in CASES:
+        for case in cases:
             j, there = case.job, measured(case, what)
             expected = memory(shape(case), j).peak if what == "memory" else step_time(shape(case), j, core).total
             digits = [f"{x / 1e6:,.0f}" if what == "memory" else f"{x:.2f}" for x in (there, expected)]
