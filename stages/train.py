@@ -26,10 +26,9 @@ from triplex.rewards.composite import CompositeReward
 from triplex.rewards.folder import PREFERENCE, load_reward, load_spec
 from triplex.rl.algorithm import Algorithm
 from triplex.rl.algorithms import ALGORITHMS
-from triplex.rl.callbacks import Callback, EarlyStopOnKL, Progress
+from triplex.rl.callbacks import Callback, EarlyStopOnKL, HealthChecks, Progress
 from triplex.rl.config import TrainConfig, check_sizes
 from triplex.rl.digests import Digests
-from triplex.rl.health import HealthChecks
 from triplex.rl.ppo import PPO
 from triplex.rl.prompts import Prompts
 from triplex.rl.records import CompletionFile, MetricFiles

@@ -1,9 +1,11 @@
-"""What looks on while a policy trains, and may end it: the calls a callback gets, progress, a stop on KL."""
+"""What looks on while a policy trains, and may end it: the calls a callback gets, progress, warnings, a stop on KL."""
 
 import statistics
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from triplex.rl.health import Health
 from triplex.runs.progress import StepProgress
 
 if TYPE_CHECKING:
@@ -54,6 +56,20 @@ class Progress(Callback):
 
     def on_train_end(self, trainer: "Trainer") -> None:
         self._end()
+
+
+class HealthChecks(Callback):
+    """Warnings of `health` on stderr, after the step that gave them; a resumed run does not repeat those before it."""
+
+    health: Health
+
+    def on_train_begin(self, trainer: "Trainer", first_step: int) -> None:
+        algorithm = trainer.algorithm.config
+        self.health = Health(algorithm.num_epochs * algorithm.num_minibatches, trainer.metrics)
+
+    def on_step_end(self, trainer: "Trainer", step: int, metrics: dict[str, Any]) -> None:
+        for warning in self.health.look(trainer.metrics):
+            print(f"warning: {trainer.run.name} step {warning.step}: {warning.text}", file=sys.stderr, flush=True)
 
 
 class EarlyStopOnKL(Callback):

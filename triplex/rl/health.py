@@ -5,15 +5,9 @@ A check is a function of the metric rows so far, oldest first, one a step: a mes
 
 import math
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from triplex.rl.callbacks import Callback
-
-if TYPE_CHECKING:
-    from triplex.rl.trainer import Trainer
+from typing import Any
 
 Rows = Sequence[dict[str, Any]]
 Check = Callable[[Rows], str | None]
@@ -145,30 +139,23 @@ class HealthWarning:
     text: str
 
 
-class HealthChecks(Callback):
-    """Runs the checks after each step; a warning goes to stderr and into `warnings`.
+class Health:
+    """What the checks had to say of a training so far: `warnings`, the oldest first.
 
-    A kind warns once, and again only when it comes back after `REST_STEPS` quiet steps. The rows alone decide, so
-    `warnings` of a resumed run are those of an uninterrupted one; stderr does not repeat them.
+    A kind warns once, and again only when it comes back after `REST_STEPS` quiet steps. The rows alone decide, so the
+    warnings of a resumed run, and of one that is read from its file, are those of an uninterrupted one.
     """
 
-    def __init__(self) -> None:
-        self.warnings: list[HealthWarning] = []
-        self._last_seen: dict[str, int] = {}
-
-    def on_train_begin(self, trainer: "Trainer", first_step: int) -> None:
-        algorithm = trainer.algorithm.config
+    def __init__(self, num_descents: int, rows: Rows) -> None:
+        """Of the `rows` there are; `num_descents` is the number of optimiser steps that a batch gets."""
         # with one descent a batch the policy is the one that sampled it: nothing can be clipped
-        once = algorithm.num_epochs * algorithm.num_minibatches == 1
-        self._checks = [check for check in CHECKS if not (once and check is clip_idle)]
-        for num in range(1, len(trainer.metrics) + 1):
-            self._look(trainer.metrics[:num])
+        self._checks = [check for check in CHECKS if not (num_descents == 1 and check is clip_idle)]
+        self._last_seen: dict[str, int] = {}
+        self.warnings: list[HealthWarning] = []
+        for num in range(1, len(rows) + 1):
+            self.look(rows[:num])
 
-    def on_step_end(self, trainer: "Trainer", step: int, metrics: dict[str, Any]) -> None:
-        for warning in self._look(trainer.metrics):
-            print(f"warning: {trainer.run.name} step {warning.step}: {warning.text}", file=sys.stderr, flush=True)
-
-    def _look(self, rows: Rows) -> list[HealthWarning]:
+    def look(self, rows: Rows) -> list[HealthWarning]:
         """What is new after the last of `rows`."""
         step, found = rows[-1]["step"], []
         for check in self._checks:

@@ -17,10 +17,9 @@ import pytest
 from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.policy import Policy
 from triplex.rewards.composite import CompositeReward, Part
-from triplex.rl.callbacks import Callback, EarlyStopOnKL, Progress
+from triplex.rl.callbacks import Callback, EarlyStopOnKL, HealthChecks, Progress
 from triplex.rl.config import TrainConfig
 from triplex.rl.grpo import GRPO, GRPOConfig
-from triplex.rl.health import HealthChecks
 from triplex.rl.prompts import Prompts
 from triplex.rl.records import LIVE, CompletionFile, MetricFiles
 from triplex.rl.tensorboard import TensorBoard
@@ -236,7 +235,7 @@ def test_a_real_run_that_died_leaves_what_an_unbroken_one_leaves(train: Train, t
     _, resumed = train("broken")
     for name in ("grpo.tsv", "grpo.jsonl", "grpo.parquet", f"state/{LIVE}"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert resumed.warnings == whole.warnings
+    assert resumed.health.warnings == whole.health.warnings
     events = EventAccumulator(str(tmp_path / "broken" / "events"), size_guidance={"scalars": 0})
     events.Reload()
     for name in ("reward", "eval/reward"):

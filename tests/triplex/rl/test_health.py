@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from triplex.rl.callbacks import HealthChecks
 from triplex.rl.health import (
     CHECKS,
-    HealthChecks,
+    Health,
     clip_high,
     clip_idle,
     entropy_collapse,
@@ -74,7 +75,7 @@ def play(trainer: Any, health: HealthChecks, found: Sequence[dict[str, Any]]) ->
     for row in found:
         trainer.metrics.append(row)
         health.on_step_end(trainer, row["step"], row)
-    return [(warning.step, warning.kind) for warning in health.warnings]
+    return [(warning.step, warning.kind) for warning in health.health.warnings]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -245,7 +246,7 @@ def test_a_kind_warns_once_on_stderr_with_the_step(trainer: Any, capsys: pytest.
     assert play(trainer, health, column(ENDED, [0.5] * 5 + [0.0] * 40)) == [(9, "never_ends")]
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err == f"warning: train@ppo step 9: {health.warnings[0].text}\n"
+    assert told.err == f"warning: train@ppo step 9: {health.health.warnings[0].text}\n"
 
 
 def test_a_kind_warns_again_only_when_it_had_gone(trainer: Any) -> None:
@@ -269,12 +270,20 @@ def test_a_resumed_run_has_the_warnings_of_an_uninterrupted_one(
     found = rows(**{ENDED: [0.0] * 6 + [0.5] * 12 + [0.0] * 13, "kl": [0.1] * 12 + [0.9] * 19})
     whole, resumed = HealthChecks(), HealthChecks()
     play(trainer, whole, found)
-    assert len(whole.warnings) == 3
+    assert len(whole.health.warnings) == 3
     capsys.readouterr()
     trainer.metrics = list(found[:checkpoint])
     play(trainer, resumed, found[checkpoint:])
-    assert resumed.warnings == whole.warnings
-    new = [warning for warning in whole.warnings if warning.step >= checkpoint]
+    assert resumed.health.warnings == whole.health.warnings
+    new = [warning for warning in whole.health.warnings if warning.step >= checkpoint]
     assert [line.split(":")[1] for line in capsys.readouterr().err.splitlines()] == [
         f" train@ppo step {warning.step}" for warning in new
     ]
+
+
+def test_rows_read_from_a_file_give_the_warnings_of_the_training(trainer: Any) -> None:
+    found, health = rows(**{ENDED: [0.0] * 6 + [0.5] * 12 + [0.0] * 13, "clip_ratio": [0.0] * 31}), HealthChecks()
+    play(trainer, health, found)
+    assert Health(4, found).warnings == health.health.warnings
+    assert {warning.kind for warning in health.health.warnings} == {"never_ends", "clip_idle"}
+    assert {warning.kind for warning in Health(1, found).warnings} == {"never_ends"}
