@@ -7,6 +7,9 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from triplex.evaluation.comparison import display
+from triplex.evaluation.findings import signed
+
 EVALUATION = Path("reports/eval.json")
 PLOTS = Path("reports/plots")
 REPORT = Path("reports/index.html")
@@ -25,12 +28,21 @@ def publish(outs: tuple[str, ...]) -> None:
 
 
 def metrics_table(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a model of reports/eval.json, numbers as text with four digits."""
+    """One row a model of reports/eval.json, numbers as text with four digits, the difference as the report has it."""
+    reference, paired = evaluation["reference"], evaluation["paired"]
+
+    def against_reference(name: str) -> str:
+        if name == reference:
+            return ""
+        diff, low, high = signed("reward", paired[name]["reward"])
+        return f"{diff} ({low} to {high})"
+
     return [
         {
             "model": name,
             "reward": f"{model['reward']['mean']:.4f}",
             "reward interval": f"{model['reward']['ci_low']:.4f} to {model['reward']['ci_high']:.4f}",
+            f"reward against {display(reference)}": against_reference(name),
             **{key: f"{model[key]:.4f}" for key in ("sentiment", "overlap") if key in model},
             **(
                 {"improvement, per cent": f"{model['improvement_pct']['mean']:.2f}"}

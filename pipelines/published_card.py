@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from scipy.stats import binomtest
 
 from pipelines.clone import git
 from pipelines.origin import Origin
 from stages.base import made
 from triplex.data.tables import read_table
-from triplex.evaluation.comparison import Estimate, compare, display, findings, number
+from triplex.evaluation.accuracy import accuracies
+from triplex.evaluation.comparison import Estimate, compare, display, number
+from triplex.evaluation.findings import findings
 from triplex.models.card import CARD
 from triplex.rewards.folder import CLASSIFIER, load_spec
-from triplex.rewards.preference_training import held_out
-from triplex.rewards.sentiment_training import labelled
 from triplex.runs.manifest import FileHash, read_manifest
 from triplex.runs.seeds import derive_seed
 
@@ -59,7 +58,8 @@ def _of_a_language_model(model: Path, seed: int) -> tuple[list[str], list[Result
     """Every measure of the report with its interval, beside the reference's, and what differs from that in words."""
     evaluation = json.loads((REPORTS / "eval.json").read_bytes())
     seed = derive_seed(seed, "plot")  # so that the intervals are the report's
-    measures = compare(evaluation, read_table(REPORTS / "samples.parquet"), seed)
+    samples = read_table(REPORTS / "samples.parquet")
+    measures = compare(evaluation, samples, seed)
     name, reference = model.relative_to(MODELS).as_posix(), evaluation["reference"]
     columns = list(dict.fromkeys([name, reference]))
     told = [
@@ -71,26 +71,24 @@ def _of_a_language_model(model: Path, seed: int) -> tuple[list[str], list[Result
     for m in measures:
         label = f"{m.label}, {m.unit}" if m.unit else m.label
         told.append(_row(label, *(_told(m.models[column], m.digits) for column in columns)))
-    if found := findings(evaluation).get(name):
-        told += ["", *(f"- {each.measure}: {each.sentence} ({each.interval})" for each in found)]
+    if found := findings(evaluation, samples).get(name):
+        told += ["", *(f"- {each.measure}: {each.sentence} ({each.evidence})" for each in found)]
     return told, [Result(m.key, m.label, m.models[name]) for m in measures if m.models[name].value is not None]
 
 
 def _of_the_reward(model: Path) -> tuple[list[str], list[Result]]:
     """The share of what was held out that a model of the reward gets right, with Wilson's interval."""
-    spec = load_spec(REWARD)
-    if model.name == CLASSIFIER:
-        part, count = "sentiment", len(labelled(read_table(PROCESSED / "eval.parquet").to_pylist()))
-    else:
-        assert spec.config.preference
-        pairs = read_table(PROCESSED / "preferences.parquet").to_pylist()
-        part, count = "preference", len(held_out(spec.config.preference, pairs)[1])
-    if part not in spec.accuracy:
+    spec, part = load_spec(REWARD), "sentiment" if model.name == CLASSIFIER else "preference"
+    labels = read_table(PROCESSED / "eval.parquet")["label"].to_pylist()
+    pairs = read_table(PROCESSED / "preferences.parquet").to_pylist()
+    found = accuracies(spec.accuracy, labels, spec.config.preference, pairs).get(part)
+    if found is None:
         return ["Nothing that could measure it was held out."], []
-    share = spec.accuracy[part]
-    low, high = binomtest(round(share * count), count).proportion_ci(method="wilson")
-    told = f"Right on {share:.1%} of {count} that were held out (95 % interval {low:.1%} to {high:.1%})."
-    return [told], [Result("accuracy", "Accuracy", Estimate(share, low, high))]
+    told = (
+        f"Right on {found.share:.1%} of {found.num} that were held out (95 % interval {found.low:.1%} to "
+        f"{found.high:.1%}); guessing gets {found.guessing:.1%}."
+    )
+    return [told], [Result("accuracy", "Accuracy", Estimate(found.share, found.low, found.high))]
 
 
 def _told(estimate: Estimate, digits: int) -> str:

@@ -7,10 +7,13 @@ from pathlib import Path
 from pyarrow import csv
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
-from triplex.data.tables import read_table
+from triplex.data.tables import SCHEMAS, read_table
+from triplex.evaluation.accuracy import Accuracy, accuracies
 from triplex.evaluation.comparison import compare
 from triplex.evaluation.plots import comparison_pictures, distribution_pictures, training_pictures
 from triplex.evaluation.report import render_report
+from triplex.rewards.preference import PreferenceConfig
+from triplex.rl.health import Health
 from triplex.runs.errors import errors_in_words
 from triplex.runs.files import atomic_path, write_text
 from triplex.runs.guard import guarded
@@ -19,6 +22,8 @@ from triplex.runs.params import PARAMS_FILE, ComputeConfig, Section, Seed, load_
 from triplex.runs.stage import run_stage
 
 EVALUATION, SAMPLES, METRICS = Path("reports/eval.json"), Path("reports/samples.parquet"), Path("reports/metrics")
+REWARD, LABELS = Path("models/reward/reward.json"), Path("data/processed/eval.parquet")
+PREFERENCES = Path("data/processed/preferences.parquet")
 PRESETS, PLOTS, OUT = Path("presets"), Path("reports/plots"), Path("reports/index.html")
 
 
@@ -29,6 +34,14 @@ class Params(Section):
     compute: ComputeConfig
 
 
+def reward_accuracies() -> dict[str, Accuracy]:
+    """Of the reward's models, as the stage reward has measured them."""
+    spec = json.loads(REWARD.read_bytes())
+    preference, labels = spec["config"].get("preference"), read_table(LABELS, SCHEMAS["eval"])["label"].to_pylist()
+    config = preference and PreferenceConfig.model_validate(preference)
+    return accuracies(spec["accuracy"], labels, config, read_table(PREFERENCES, SCHEMAS["preferences"]).to_pylist())
+
+
 def main() -> None:
     """Read metrics, evaluation and manifests; draw; write the page."""
     with errors_in_words():
@@ -37,11 +50,8 @@ def main() -> None:
             # only what dvc.yaml declares: a file left over from another configuration is no part of this run
             inputs = [Path(path) for path in declarations()[run.name]["deps"]]
             tsv = csv.ParseOptions(delimiter="\t")
-            curves = {
-                path.stem: csv.read_csv(path, parse_options=tsv).to_pydict()
-                for path in inputs
-                if path.parent == METRICS
-            }
+            metrics = {path.stem: csv.read_csv(path, parse_options=tsv) for path in inputs if path.parent == METRICS}
+            curves = {name: table.to_pydict() for name, table in metrics.items()}
             manifests = {path.stem: path.read_bytes() for path in inputs if path.parent == MANIFESTS}
             evaluation = json.loads(EVALUATION.read_bytes())
             samples = read_table(SAMPLES)
@@ -54,13 +64,20 @@ def main() -> None:
             for picture in (picture for group in pictures.values() for picture in group):
                 with atomic_path(PLOTS / f"{picture.name}.png") as temporary:
                     temporary.write_bytes(picture.light)
+            whole = load_yaml(PARAMS_FILE)
+            warnings = {
+                name: Health(whole[name]["num_epochs"] * whole[name]["num_minibatches"], table.to_pylist()).warnings
+                for name, table in metrics.items()
+            }
             presets = {path.stem: load_yaml(path) for path in sorted(PRESETS.glob("*.yaml"))}
             page = render_report(
                 evaluation=evaluation,
                 measures=measures,
                 samples=samples,
                 pictures=pictures,
-                params=load_yaml(PARAMS_FILE),
+                accuracies=reward_accuracies(),
+                warnings=warnings,
+                params=whole,
                 presets=presets,
                 manifests=manifests,
                 seed=run.seed,

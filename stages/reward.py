@@ -19,7 +19,8 @@ from triplex.rewards.calibration import Moments, Samples, calibrate, sample_sft
 from triplex.rewards.folder import CLASSIFIER, PLUGINS, PREFERENCE, RewardConfig, RewardSpec, load_part, save_spec
 from triplex.rewards.plugin import PluginReward, check_plugin, plugin_file, read_source
 from triplex.rewards.preference import TrainedPreference
-from triplex.rewards.preference_training import held_out, pairwise_accuracy, train_preference_model
+from triplex.rewards.preference_pairs import held_out
+from triplex.rewards.preference_training import pairwise_accuracy, train_preference_model
 from triplex.rewards.sentiment import TrainedClassifier, Vader
 from triplex.rewards.sentiment_training import measure_accuracy, train_classifier
 from triplex.runs.digests import publish

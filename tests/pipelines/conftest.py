@@ -95,9 +95,10 @@ score = {"mean": 0.5, "std": 0.1, "min": 0.0, "max": 1.0, "ci_low": 0.25, "ci_hi
 model = {"reward": score, "components": {}, "sentiment": 0.625, "distinct_1": 0.1, "distinct_2": 0.2, "vocabulary": 10,
          "repetition": 0.125, "self_bleu": 0.3, "length": 12.0, "kl_nats": 0.0625,
          "perplexity": {"word": 2.0, "phrase": 3.0, "sentence": 4.0}}
+gain = {"diff": 0.46, "ci_low": 0.391, "ci_high": 0.53}
 if out.suffix == ".json":
-    value = {"models": {"sft": model, "ppo": model}, "paired": {}, "reference": "sft", "num_prompts": 8,
-             "confidence": 0.95, "digest": digest}
+    value = {"models": {"sft": model, "ppo": model}, "paired": {"ppo": {"reward": gain}}, "reference": "sft",
+             "num_prompts": 8, "confidence": 0.95, "digest": digest}
     out.write_text(json.dumps(value))
 elif out.suffix == ".png":
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="

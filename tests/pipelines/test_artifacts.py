@@ -18,6 +18,7 @@ def test_metrics_table(tmp_path: Path) -> None:
     assert [row["model"] for row in rows] == ["sft", "ppo"]
     assert rows[0]["reward"] == "0.5000"
     assert rows[0]["reward interval"] == "0.2500 to 0.7500"
+    assert [row["reward against SFT"] for row in rows] == ["", "+0.46 (+0.39 to +0.53)"]
     assert rows[0]["perplexity word / phrase / sentence"] == "2.00 / 3.00 / 4.00"
 
 

@@ -1,32 +1,20 @@
-"""The evaluated models side by side: every measure with its interval, and what it says in words."""
+"""The evaluated models side by side: every measure with its interval."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from triplex.evaluation.metrics import distinct_n, distinct_n_without_each
-from triplex.evaluation.statistics import jackknife_interval, paired_difference, summary
+from triplex.evaluation.statistics import jackknife_interval, summary
 
 _DISPLAY = {
     "base": "Base", "sft": "SFT", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "reinforce_pp": "REINFORCE++",
     "dr_grpo": "Dr. GRPO", "dapo": "DAPO",
 }  # fmt: skip
-_CLEARLY = {  # how a difference above and below zero is told
-    "reward": ("{model} beats {reference} by {size}", "{model} falls behind {reference} by {size}"),
-    "sentiment": ("more positive by {size}", "less positive by {size}"),
-    "improvement_pct": (
-        "makes the human text likelier by {size} points more",
-        "makes the human text likelier by {size} points less",
-    ),
-    "repetition": ("repeats itself more, by {size}", "repeats itself less, by {size}"),
-    "length": ("longer by {size} tokens", "shorter by {size} tokens"),
-}
-
 _MEASURED = {  # only where the reward has such a part: label, unit and note
     "sentiment": ("Sentiment", "", "the sentiment score itself, before any weight"),
     "improvement_pct": (
@@ -107,62 +95,6 @@ def compare(evaluation: Mapping[str, Any], samples: pa.Table, seed: int) -> list
         perplexity("phrase", "the phrases that the scorer expects least weigh most"),
         perplexity("sentence", "the sentences that the scorer expects least weigh most"),
     ]
-
-
-def headline(evaluation: Mapping[str, Any], samples: pa.Table, seed: int) -> list[str]:
-    """The reward of each trained model against the reference, and against each other, a sentence a pair."""
-    reference, paired = evaluation["reference"], evaluation["paired"]
-    trained = [name for name in paired if name != "base"]
-    rewards = {name: samples.filter(pc.equal(samples["model"], name))["reward"].to_pylist() for name in trained}
-    pairs = [(name, reference, paired[name]["reward"]) for name in trained]
-    pairs += [(a, b, paired_difference(rewards[a], rewards[b], seed)) for a, b in combinations(trained, 2)]
-    told = []
-    for model, other, difference in pairs:
-        found = _finding("reward", difference, display(model), display(other))
-        name = f"{display(model)} against {display(other)} is " if _within_noise(difference) else ""
-        told.append(f"{name}{found.sentence} ({found.interval})")
-    return told
-
-
-class Finding(NamedTuple):
-    """What one measure says of a model against the reference, and the difference's interval, in words."""
-
-    measure: str
-    sentence: str
-    interval: str
-
-
-def findings(evaluation: Mapping[str, Any]) -> dict[str, list[Finding]]:
-    """By model, the trained ones first: "within noise" where a paired difference's interval holds zero."""
-    paired = evaluation["paired"]
-    reference = display(evaluation["reference"])
-    return {
-        model: [
-            _finding(key, paired[model][key], display(model), reference) for key in _CLEARLY if key in paired[model]
-        ]
-        for model in sorted(paired, key=lambda name: name == "base")
-    }
-
-
-def _finding(key: str, difference: Mapping[str, float], model: str, reference: str) -> Finding:
-    diff, low, high = (difference[part] for part in ("diff", "ci_low", "ci_high"))
-    digits = _digits(low, high)
-    if _within_noise(difference):
-        told = f"within noise: differs from {reference} by {number(diff, digits)}"
-    else:
-        told = _CLEARLY[key][diff < 0].format(model=model, reference=reference, size=number(abs(diff), digits))
-        low, high = (low, high) if diff > 0 else (-high, -low)
-    interval = f"95 % interval {number(low, digits)} to {number(high, digits)}"
-    return Finding(key.removesuffix("_pct"), told, interval)
-
-
-def _within_noise(difference: Mapping[str, float]) -> bool:
-    return difference["ci_low"] <= 0 <= difference["ci_high"]
-
-
-def _digits(low: float, high: float) -> int:
-    """Decimals that show half the interval's width to one significant digit."""
-    return 2 if high == low else min(6, max(1, -math.floor(math.log10((high - low) / 2))))
 
 
 def number(value: float | None, digits: int) -> str:

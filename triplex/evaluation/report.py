@@ -10,11 +10,14 @@ from typing import Any
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from triplex.evaluation.comparison import Measure, display, findings, headline, number
+from triplex.evaluation.accuracy import Accuracy
+from triplex.evaluation.comparison import Measure, display, number
 from triplex.evaluation.drawing import THEMES, TRAINED, Picture, colours
+from triplex.evaluation.findings import NEGLIGIBLE_SD, NEGLIGIBLE_SHARE, findings, headline
 from triplex.evaluation.origin import departures, flat, origin
 from triplex.evaluation.samples import clip, scores, side_by_side
 from triplex.evaluation.shading import SHADE_NATS
+from triplex.rl.health import HealthWarning
 
 MAX_SAMPLE_BYTES = 3_000_000  # of the table of samples; with the pictures the page stays below 5 MB
 
@@ -25,12 +28,15 @@ def render_report(
     measures: Sequence[Measure],
     samples: pa.Table,
     pictures: Mapping[str, Sequence[Picture]],
+    accuracies: Mapping[str, Accuracy],
+    warnings: Mapping[str, Sequence[HealthWarning]],
     params: Mapping[str, Any],
     presets: Mapping[str, Mapping[str, Any]],
     manifests: Mapping[str, bytes],
     seed: int,
 ) -> str:
-    """The page. `pictures` by section: comparison, training, distribution; `manifests`: each stage's file, unread.
+    """The page. `pictures` by section: comparison, training, distribution; `accuracies` by part of the reward;
+    `warnings` by algorithm; `manifests`: each stage's file, unread.
 
     Everything that comes from data is escaped; the content security policy admits the page's own style and script by
     their hashes, pictures from data, and nothing else. Equal input gives an equal page: it holds no date.
@@ -42,7 +48,11 @@ def render_report(
         evaluation=evaluation,
         models=models,
         headline=headline(evaluation, samples, seed),
-        findings=findings(evaluation),
+        findings=findings(evaluation, samples),
+        negligible_sd=NEGLIGIBLE_SD,
+        negligible_share=NEGLIGIBLE_SHARE,
+        accuracies=accuracies,
+        warnings=[(algorithm, warning) for algorithm, given in warnings.items() for warning in given],
         measures={measure.key: measure for measure in measures},
         pictures=pictures,
         scores=scores(samples),

@@ -1,6 +1,6 @@
 """The preference model: the base model's trunk with a head, trained on pairs of which one was preferred."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,42 +10,17 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
-from triplex.data.splits import group_key, hash_fraction
 from triplex.distributed.strategy import Strategy
 from triplex.models.classifier import classifier_batch, encode_texts
 from triplex.models.loading import check_folder, device, load_tokenizer
 from triplex.models.training import SupervisedTrainer
 from triplex.rewards.preference import PreferenceConfig, PreferenceReward, TrainedPreference
+from triplex.rewards.preference_pairs import Pair, held_out, is_tie
 from triplex.runs.errors import InputError
 from triplex.runs.seeds import derive_seed
 from triplex.runs.stage import Run
 
-Pair = Mapping[str, Any]  # a row of the preferences table: prompt, chosen, rejected
-_PAIRS, _SIDES = "data/processed/preferences.parquet", ("chosen", "rejected")
-
-
-def held_out(config: PreferenceConfig, rows: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """(training pairs, held-out pairs), without those whose sides are equal; a given model was trained on none.
-
-    The hash of its prompt decides where a pair goes, so that no prompt is on both sides. It is another hash than the
-    one by which the evaluation prompts are held out: these are gone from `rows`, and with them all of its low values.
-    InputError for a blank text, and for a model that is to be trained when either side is empty.
-    """
-    for number, row in enumerate(rows):
-        if blank := [name for name in ("prompt", "chosen", "rejected") if not row[name].strip()]:
-            raise InputError(f"{_PAIRS} row {number}", f"{blank[0]} is blank", "delete the row, or write the text")
-    if not isinstance(config.model, TrainedPreference):
-        return [], [row for row in rows if not _is_tie(row)]
-    sides: tuple[list[Pair], list[Pair]] = [], []
-    for row in rows[: config.model.num_pairs]:
-        if not _is_tie(row):
-            key = f"preference {group_key(row['prompt'])}"
-            sides[hash_fraction(key) < config.model.holdout_frac].append(row)
-    if not all(sides):
-        what = f"{len(sides[0])} training and {len(sides[1])} held-out pairs that differ, from {len(rows)} rows"
-        remedy = "give pairs of more prompts (data.preferences), or change reward.preference.model.holdout_frac"
-        raise InputError(_PAIRS, what, remedy)
-    return sides
+_SIDES = ("chosen", "rejected")
 
 
 def pairwise_accuracy(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float | None:
@@ -77,7 +52,7 @@ def train_preference_model(
     )
     tokenizer = _cutting_tokenizer(trained, base, model)
     if strategy.is_first:
-        _warn(run, sum(map(_is_tie, rows[: trained.num_pairs])), "pairs have equal sides and are left out")
+        _warn(run, sum(map(is_tie, rows[: trained.num_pairs])), "pairs have equal sides and are left out")
         _warn(run, _num_cut(tokenizer, pairs), f"pairs are above {trained.max_tokens} tokens and lose their beginning")
     chosen, rejected = (encode_texts(tokenizer, _texts(pairs, side)) for side in _SIDES)
     SupervisedTrainer(
@@ -127,10 +102,6 @@ def _num_cut(tokenizer: Any, pairs: Sequence[Pair]) -> int:
 
 def _texts(pairs: Sequence[Pair], side: str) -> list[str]:
     return [pair["prompt"] + pair[side] for pair in pairs]
-
-
-def _is_tie(row: Pair) -> bool:
-    return bool(row["chosen"] == row["rejected"])
 
 
 def _warn(run: Run, count: int, what: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from triplex.evaluation.accuracy import Accuracy
 from triplex.evaluation.comparison import compare
 from triplex.evaluation.drawing import Picture, draw
 from triplex.evaluation.plots import comparison_pictures, distribution_pictures, training_pictures
@@ -144,6 +145,8 @@ def render(finished_run: SimpleNamespace) -> Callable[..., str]:
         "measures": compare(finished_run.evaluation, finished_run.samples, seed=1),
         "samples": finished_run.samples,
         "pictures": {section: [picture] for section in ("comparison", "training", "distribution")},
+        "accuracies": {"sentiment": Accuracy(0.985, 0.957, 0.995, num=200, guessing=0.52)},
+        "warnings": {"ppo": [], "grpo": []},
         "params": PARAMS,
         "presets": PRESETS,
         "manifests": manifests(),

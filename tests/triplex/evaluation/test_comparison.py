@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from triplex.evaluation.comparison import compare, findings, headline, number
+from triplex.evaluation.comparison import compare, number
 from triplex.evaluation.metrics import distinct_n
 
 
@@ -82,52 +82,6 @@ def test_improvement_and_overlap_are_measures_where_the_reward_has_them(finished
     assert order.index("sentiment") < order.index("improvement_pct") < order.index("overlap") < order.index("kl")
 
 
-def test_findings_tell_of_what_was_paired(finished_run):
-    paired = dict(finished_run.evaluation["paired"]["ppo"])
-    del paired["sentiment"]
-    above, below = {"diff": 1.5, "ci_low": 1.2, "ci_high": 1.8}, {"diff": -1.5, "ci_low": -1.8, "ci_high": -1.2}
-    noise = {"diff": 1.5, "ci_low": -0.2, "ci_high": 3.2}
-    models = {"ppo": paired | {"improvement_pct": above}, "grpo": paired | {"improvement_pct": below}, "base": paired}
-    models["other"] = {"improvement_pct": noise}
-    told = findings(finished_run.evaluation | {"paired": models})
-    assert [found.measure for found in told["ppo"]] == ["reward", "improvement", "repetition", "length"]
-    assert [found.measure for found in told["base"]] == ["reward", "repetition", "length"]
-    assert told["ppo"][1] == (
-        "improvement", "makes the human text likelier by 1.5 points more", "95 % interval 1.2 to 1.8",
-    )  # fmt: skip
-    assert told["grpo"][1][1:] == ("makes the human text likelier by 1.5 points less", "95 % interval 1.2 to 1.8")
-    assert told["other"] == [
-        ("improvement", "within noise: differs from SFT by 1.5", "95 % interval −0.2 to 3.2")
-    ]  # fmt: skip
-
-
-def test_findings_say_what_beats_what_and_what_is_noise(finished_run):
-    told = {
-        model: {f.measure: (f.sentence, f.interval) for f in found}
-        for model, found in findings(finished_run.evaluation).items()
-    }
-    assert list(told) == ["ppo", "grpo", "base"]
-    assert told["ppo"]["reward"] == ("PPO beats SFT by 0.31", "95 % interval 0.27 to 0.35")
-    assert told["base"]["reward"] == ("Base falls behind SFT by 0.20", "95 % interval 0.16 to 0.24")
-    assert told["ppo"]["length"] == ("within noise: differs from SFT by 0.4", "95 % interval −1.1 to 1.9")
-    assert told["base"]["repetition"][0] == "repeats itself less, by 0.20"
-
-
-@pytest.mark.parametrize(
-    ("difference", "sentence"),
-    [
-        ({"diff": 0.0, "ci_low": 0.0, "ci_high": 0.0}, "within noise: differs from SFT by 0.00"),
-        ({"diff": 0.1, "ci_low": 0.0, "ci_high": 0.2}, "within noise: differs from SFT by 0.1"),
-        ({"diff": 0.25, "ci_low": 0.25, "ci_high": 0.25}, "PPO beats SFT by 0.25"),
-        ({"diff": -0.0031, "ci_low": -0.0039, "ci_high": -0.0023}, "PPO falls behind SFT by 0.0031"),
-        ({"diff": 1234.5, "ci_low": 1000.0, "ci_high": 1500.0}, "PPO beats SFT by 1,234.5"),
-    ],
-)
-def test_findings_at_the_edges(finished_run, difference, sentence):
-    paired = {"ppo": finished_run.evaluation["paired"]["ppo"] | {"reward": difference}}
-    assert findings(finished_run.evaluation | {"paired": paired})["ppo"][0].sentence == sentence
-
-
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
     [
@@ -141,18 +95,3 @@ def test_findings_at_the_edges(finished_run, difference, sentence):
 )
 def test_numbers_for_people(value, digits, text):
     assert number(value, digits) == text
-
-
-def test_the_headline_tells_each_trained_model_against_the_reference_and_the_two_against_each_other(finished_run):
-    noise = {"diff": 0.01, "ci_low": -0.03, "ci_high": 0.05}
-    paired = finished_run.evaluation["paired"]
-    evaluation = finished_run.evaluation | {"paired": paired | {"grpo": paired["grpo"] | {"reward": noise}}}
-    told = headline(evaluation, finished_run.samples, seed=1)
-    assert told[:2] == [
-        "PPO beats SFT by 0.31 (95 % interval 0.27 to 0.35)",
-        "GRPO against SFT is within noise: differs from SFT by 0.01 (95 % interval −0.03 to 0.05)",
-    ]
-    difference = column(finished_run.samples, "ppo", "reward") - column(finished_run.samples, "grpo", "reward")
-    assert difference.mean() < 0
-    assert told[2].startswith(f"PPO falls behind GRPO by {-difference.mean():.2f} (95 % interval ")
-    assert len(told) == 3

@@ -8,8 +8,10 @@ import pytest
 from jinja2 import UndefinedError
 
 from tests.triplex.evaluation.conftest import ATTACK, ENVIRONMENT, PARAMS, PRESETS, manifests, with_texts
+from triplex.evaluation.accuracy import Accuracy
 from triplex.evaluation.comparison import compare
 from triplex.evaluation.samples import MAX_CHARS
+from triplex.rl.health import HealthWarning
 
 
 class Page(HTMLParser):
@@ -62,6 +64,30 @@ def test_a_changed_parameter_stands_beside_the_presets(render):
     assert '<tr><th scope="row">extra</th><td>–</td><td>true</td></tr>' in text
 
 
+def test_what_the_headline_rests_on_stands_beside_it(render):
+    page = Page(render())
+    assert "Intervals: from 24 prompts and one training of each model, seed 17." in page.text
+    right = "The sentiment classifier is right on 98.5 % of 200 held-out texts (95 % interval 95.7 to 99.5 %; "
+    assert f"{right}always the commoner label: 52.0 %)." in page.text
+    assert "no better than chance" not in page.text
+    assert "Training gave" not in page.text
+
+
+def test_a_reward_model_that_guesses_is_warned_of(render):
+    page = Page(render(accuracies={"preference": Accuracy(0.5, 0.31, 0.69, num=24, guessing=0.5)}))
+    assert (
+        "The preference model is no better than chance on 24 held-out pairs (right on 50 %, 95 % interval 31 to 69 %; "
+        "guessing: 50 %): a higher reward from it says little here."
+    ) in page.text
+
+
+def test_the_warnings_of_the_training_stand_there_with_their_step(render):
+    given = {"ppo": [HealthWarning(57, "clip_high", "60% of the tokens <b>")], "grpo": []}
+    page = Page(render(warnings=given))
+    assert "Training gave 1 warning." in page.text
+    assert "PPO, step 57: 60% of the tokens <b>." in page.text
+
+
 def test_an_answer_is_shaded_token_by_token_and_has_its_rewards_parts(finished_run, render):
     samples = finished_run.samples.to_pylist()
     tokens = {"response": " a <b> c", "token_starts": [0, 2, 6], "token_nats": [0.25, 5.0, 9.0]}
@@ -70,9 +96,9 @@ def test_an_answer_is_shaded_token_by_token_and_has_its_rewards_parts(finished_r
     assert (
         'dir="auto"> <i class=n0 title=0.2>a</i> <i class=n3 title=5.0>&lt;b&gt;</i> <i class=n4 title=9.0>c</i></div>'
     ) in page
-    assert "<b>reward 0.90</b> <span>= 1.00 sentiment</span> <span>− 0.10 repetition</span><br>" in page
+    assert "<b>reward 0.90</b> <span>= 1.00 sentiment</span> <span>− 0.10 repetition</span><div class=" in page
+    assert '<div class="measured"><span>9 tokens</span><span>KL –</span>' in page
     assert '<td data-scores="[0.9, 1.0, -0.1, ' in page
-    assert "<span>KL –</span>" in page
 
 
 def test_whatever_comes_from_data_is_text(finished_run, render):

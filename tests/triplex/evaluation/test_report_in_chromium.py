@@ -41,6 +41,8 @@ def test_hostile_texts_on_any_screen_no_error_no_overflow_no_request(
     tab.evaluate("for (const block of document.querySelectorAll('details')) block.open = true")
     page = "document.documentElement"
     assert tab.evaluate(f"[innerWidth, {page}.scrollWidth - {page}.clientWidth]") == [width, 0]
+    cells = "[...document.querySelectorAll('.numbers td')]"  # every model's column is seen, on a phone too
+    assert tab.evaluate(f"Math.max(...{cells}.map((cell) => cell.getBoundingClientRect().right))") < width
     ground = THEMES["dark" if dark else "light"]["ground"]
     colour = f"rgb({', '.join(str(int(ground[i : i + 2], 16)) for i in (1, 3, 5))})"
     assert tab.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor") == colour

@@ -15,7 +15,8 @@ from triplex.models.optim import OptimConfig
 from triplex.models.saving import save_model
 from triplex.models.sources import FolderConfig
 from triplex.rewards.preference import PreferenceConfig, PreferenceReward, TrainedPreference
-from triplex.rewards.preference_training import held_out, pairwise_accuracy, train_preference_model
+from triplex.rewards.preference_pairs import held_out
+from triplex.rewards.preference_training import pairwise_accuracy, train_preference_model
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_tree
 from triplex.runs.stage import Run
