@@ -84,10 +84,8 @@ def findings(evaluation: Mapping[str, Any], samples: pa.Table) -> dict[str, list
 def signed(key: str, difference: Difference) -> tuple[str, str, str]:
     """The difference and the ends of its interval, each with its sign, all with the same decimals."""
     digits = _digits(key, difference)
-    diff, low, high = (
-        f"{'+' if difference[part] > 0 else ''}{number(difference[part], digits)}"
-        for part in ("diff", "ci_low", "ci_high")
-    )
+    values = (difference[part] for part in ("diff", "ci_low", "ci_high"))
+    diff, low, high = (("+" if round(value, digits) > 0 else "") + number(value, digits) for value in values)
     return diff, low, high
 
 

@@ -76,6 +76,7 @@ def test_a_small_difference_of_a_share_is_negligible_though_the_responses_are_al
 
 def test_signed_differences_have_the_same_decimals():
     assert signed("reward", between(0.46, 0.391, 0.53)) == ("+0.46", "+0.39", "+0.53")
+    assert signed("reward", between(0.001, -0.03, 0.032)) == ("0.00", "−0.03", "+0.03")
     assert signed("length", between(-0.5, -1.25, 0.04)) == ("−0.50", "−1.25", "+0.04")
 
 
