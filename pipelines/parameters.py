@@ -128,7 +128,8 @@ def _meaning(whole: dict[str, Any], key: str, model: dict[str, Any]) -> str:
     text = node.get("description") or inner
     optional = key not in model.get("required", [])
     default = f"; `{json.dumps(node['default'])}` where it is left out" if node.get("default") not in (None, []) else ""
-    return text.replace("|", "\\|") + (default or ("; may be left out" if optional else ""))
+    unmoving = "" if node.get("moves_weights", True) else "; no weight depends on it"
+    return text.replace("|", "\\|") + unmoving + (default or ("; may be left out" if optional else ""))
 
 
 def _source(node: dict[str, Any]) -> str:

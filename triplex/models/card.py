@@ -2,6 +2,7 @@
 
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from pydantic import BaseModel
@@ -29,10 +30,11 @@ _LOADED_BY = {"text-generation": "AutoModelForCausalLM", "text-classification": 
 def write_card(folder: Path, stage: str, params: BaseModel, made: str, task: str = "text-generation") -> None:
     """Write the README.md of `folder`, an out of `stage`; `made` says in a sentence what the stage did.
 
-    It holds nothing but parameters and the hashes of inputs, so that in any environment it is the same.
+    It holds nothing but the hashes of inputs and the parameters that the weights depend on: in any environment it is
+    the same, and what reads the folder runs again only where the weights may have moved.
     """
     yaml, parameters = YAML(typ="rt", pure=True), StringIO()
-    yaml.dump(params.model_dump(mode="json", by_alias=True, exclude_none=True), parameters)
+    yaml.dump(params.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_unmoving(params)), parameters)
     inputs = [dep for dep in declarations()[stage]["deps"] if Path(dep).suffix not in (".py", ".j2")]
     data = ModelCardData(
         library_name="transformers", pipeline_tag=task, license="unknown", tags=["triplex", stage.replace("@", "-")]
@@ -44,3 +46,15 @@ def write_card(folder: Path, stage: str, params: BaseModel, made: str, task: str
         adapter=ADAPTER if (folder / ADAPTER).is_dir() else None,
     )  # fmt: skip
     write_text(folder / CARD, f"{card}\n")
+
+
+def _unmoving(section: BaseModel) -> dict[str, Any]:
+    """The parameters that no weight depends on, in the form of `model_dump`'s `exclude`."""
+    found: dict[str, Any] = {}
+    for name, value in section:
+        extra = type(section).model_fields[name].json_schema_extra
+        if isinstance(value, BaseModel):
+            found[name] = _unmoving(value)
+        elif isinstance(extra, dict) and extra.get("moves_weights") is False:
+            found[name] = True
+    return found

@@ -16,7 +16,7 @@ class OptimConfig(Section):
     max_grad_norm: float = described(
         "the norm of all gradients together is scaled down to it", source="arXiv 1211.5063", gt=0
     )
-    checkpoint_every: int = described("optimiser steps between checkpoints", unit="steps", ge=1)
+    checkpoint_every: int = described("optimiser steps between checkpoints", unit="steps", moves_weights=False, ge=1)
 
 
 class LoraConfig(Section):

@@ -79,10 +79,12 @@ class TrainConfig(Section):
         "nats per token at which training stops early", unit="nats per token", default=None, gt=0
     )
     lora: LoraConfig
-    eval_every: int = described("steps between looks at held-out prompts", unit="steps", ge=1)
-    num_eval_prompts: int = described("held-out prompts in such a look, the first ones", unit="prompts", ge=1)
-    checkpoint_every: int = described("steps between checkpoints", unit="steps", ge=1)
-    completions_every: int = described("steps between saved completions", unit="steps", ge=1)
+    eval_every: int = described("steps between looks at held-out prompts", unit="steps", moves_weights=False, ge=1)
+    num_eval_prompts: int = described(
+        "held-out prompts in such a look, the first ones", unit="prompts", moves_weights=False, ge=1
+    )
+    checkpoint_every: int = described("steps between checkpoints", unit="steps", moves_weights=False, ge=1)
+    completions_every: int = described("steps between saved completions", unit="steps", moves_weights=False, ge=1)
 
     @model_validator(mode="after")
     def _kl_coef_within_bounds(self) -> Self:

@@ -50,9 +50,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def described(description: str, *, unit: str = "", source: str = "", **field: Any) -> Any:
-    """A field of a section: what its key means, its unit, the paper or repository that it comes from, its limits."""
+def described(description: str, *, unit: str = "", source: str = "", moves_weights: bool = True, **field: Any) -> Any:
+    """A field of a section: what its key means, its unit, the paper or repository that it comes from, its limits.
+
+    With `moves_weights` false a model has the same weights whatever its value, and its card leaves it out.
+    """
     extra: dict[str, Any] = {name: text for name, text in (("unit", unit), ("source", source)) if text}
+    if not moves_weights:
+        extra["moves_weights"] = False
     return Field(description=description, json_schema_extra=extra or None, **field)
 
 

@@ -5,8 +5,9 @@ from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
 
 from triplex.models.card import write_card
-from triplex.models.optim import LoraConfig
+from triplex.models.optim import LoraConfig, OptimConfig
 from triplex.runs.files import sha256_file
+from triplex.runs.params import Section
 
 DVC_YAML = """\
 stages:
@@ -15,6 +16,11 @@ stages:
     deps: [data/rows.parquet, stages/sft.py, triplex/models/card.md.j2]
     outs: [models/sft]
 """
+
+
+class Params(Section):
+    seed: int
+    optim: OptimConfig
 
 
 @pytest.fixture
@@ -64,3 +70,19 @@ def test_equal_inputs_give_equal_bytes_and_others_do_not(project: Path) -> None:
     (project / "data/rows.parquet").write_text("other rows")
     assert write() != first
     assert str(project) not in first
+
+
+def test_how_often_checkpoints_are_saved_is_not_in_the_card(project: Path) -> None:
+    """No weight depends on it, so what reads the folder is not to run again."""
+    values = {"num_epochs": 1, "batch_size": 2, "warmup_frac": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0}
+
+    def card(seed: int = 7, learning_rate: float = 0.5, checkpoint_every: int = 3) -> str:
+        optim = OptimConfig(**values, learning_rate=learning_rate, checkpoint_every=checkpoint_every)
+        write_card(Path("models/sft"), "sft", Params(seed=seed, optim=optim), "`models/base`, fine-tuned.")
+        return Path("models/sft/README.md").read_text()
+
+    first = card()
+    assert "learning_rate: 0.5" in first
+    assert card(checkpoint_every=4) == first
+    assert card(learning_rate=0.25) != first
+    assert card(seed=8) != first

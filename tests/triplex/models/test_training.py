@@ -326,9 +326,13 @@ def test_a_finished_run_started_again_changes_nothing(
     assert equal(weights(again), trained)
 
 
-def test_two_checkpoints_are_kept(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:
-    train(tiny_lm(), tmp_path, optim=OPTIM.model_copy(update={"checkpoint_every": 1}))
-    assert checkpoints(tmp_path) == {"step-000007", "step-000008"}
+def test_two_checkpoints_are_kept_and_move_no_weight(
+    tmp_path: Path, tiny_lm: Callable[..., Any], trained: dict[str, torch.Tensor]
+) -> None:
+    model = tiny_lm()
+    train(model, tmp_path / "state", optim=OPTIM.model_copy(update={"checkpoint_every": 1}))
+    assert checkpoints(tmp_path / "state") == {"step-000007", "step-000008"}
+    assert equal(weights(model), trained)
 
 
 def test_a_step_is_the_gradient_of_all_its_tokens(tmp_path: Path, tiny_lm: Callable[..., Any]) -> None:

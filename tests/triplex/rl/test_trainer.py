@@ -26,6 +26,7 @@ from tests.triplex.rl.even_tokens import (
 )
 from triplex.rl.algorithms import ALGORITHMS
 from triplex.rl.callbacks import Callback
+from triplex.rl.config import TrainConfig
 from triplex.rl.prompts import Prompts
 from triplex.rl.records import write_metrics
 from triplex.rl.trainer import Trainer
@@ -85,6 +86,19 @@ def test_two_equal_runs_are_bit_identical(make: Make, name: str) -> None:
     assert_same_bits(one, other)
     assert column(seeded, "reward") != column(one, "reward")
     assert not any(one.run.state.iterdir())  # checkpoint_every is above the number of steps
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_what_the_model_card_leaves_out_moves_no_weight(make: Make, name: str) -> None:
+    fields = TrainConfig.model_fields.items()
+    left_out = [key for key, field in fields if "moves_weights" in (field.json_schema_extra or {})]
+    assert left_out == ["eval_every", "num_eval_prompts", "checkpoint_every", "completions_every"]
+    one, other = make(name, num_steps=3), make(name, num_steps=3, **dict.fromkeys(left_out, 1))
+    for trainer in (one, other):
+        trainer.train()
+    assert len(other.completions) > len(one.completions)
+    for key, value in weights(one).items():
+        assert torch.equal(value, weights(other)[key]), key
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
