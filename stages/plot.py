@@ -18,7 +18,7 @@ from triplex.runs.errors import errors_in_words
 from triplex.runs.files import atomic_path, write_text
 from triplex.runs.guard import guarded
 from triplex.runs.manifest import MANIFESTS, declarations
-from triplex.runs.params import PARAMS_FILE, ComputeConfig, Section, Seed, load_yaml, read_params
+from triplex.runs.params import ComputeConfig, Section, Seed, load_yaml, read_params
 from triplex.runs.stage import run_stage
 
 EVALUATION, SAMPLES, METRICS = Path("reports/eval.json"), Path("reports/samples.parquet"), Path("reports/metrics")
@@ -27,8 +27,8 @@ PREFERENCES = Path("data/processed/preferences.parquet")
 PRESETS, PLOTS, OUT = Path("presets"), Path("reports/plots"), Path("reports/index.html")
 
 
-class Params(Section):
-    """The sections of params.yaml that this stage computes with; the report shows the whole file."""
+class Params(Section, extra="allow"):
+    """The sections of params.yaml that this stage computes with; all others come as they stand, for the report."""
 
     seed: Seed
     compute: ComputeConfig
@@ -64,7 +64,7 @@ def main() -> None:
             for picture in (picture for group in pictures.values() for picture in group):
                 with atomic_path(PLOTS / f"{picture.name}.png") as temporary:
                     temporary.write_bytes(picture.light)
-            whole = load_yaml(PARAMS_FILE)
+            whole = params.model_dump(mode="json")
             warnings = {
                 name: Health(whole[name]["num_epochs"] * whole[name]["num_minibatches"], table.to_pylist()).warnings
                 for name, table in metrics.items()

@@ -89,7 +89,7 @@ def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _differing(preset: Mapping[str, Any], params: Mapping[str, Any]) -> list[Departure]:
     theirs, ours = dict(flat(preset)), dict(flat(params))
-    keys = [*ours, *(key for key in theirs if key not in ours)]
+    keys = sorted(ours.keys() | theirs.keys())  # not in the file's order: DVC sees values alone
     return [Departure(key, theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)]
 
 

@@ -160,7 +160,10 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def read_params(model: type[Params], path: Path = PARAMS_FILE) -> Params:
-    """Read the sections that `model` has as fields; everything wrong is one InputError with a line per mistake."""
+    """Read the sections that `model` has as fields, and as they stand the others where it allows extra ones.
+
+    Everything wrong is one InputError with a line per mistake.
+    """
     values = load_yaml(path)
     for key in values:
         if key not in SECTIONS:
@@ -170,7 +173,8 @@ def read_params(model: type[Params], path: Path = PARAMS_FILE) -> Params:
             what = f"{'.'.join(map(str, key_path))} = {reprlib.repr(value)} has a placeholder, and none is filled in"
             raise InputError(f"{path}{_line(path, key_path)}", what, "write the value itself")
     try:
-        found = model.model_validate({key: values[key] for key in model.model_fields if key in values})
+        read = values if model.model_config.get("extra") == "allow" else model.model_fields
+        found = model.model_validate({key: value for key, value in values.items() if key in read})
     except ValidationError as error:
         lines = [_explain(path, model, dict(item)) for item in error.errors(include_url=False)]
         raise InputError(path, f"{len(lines)} mistake(s)\n  " + "\n  ".join(lines)) from None
