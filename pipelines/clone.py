@@ -1,6 +1,7 @@
 """A fresh clone of a run, in which its stages are executed again with nothing to restore them from."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 
 import psutil
 
-from pipelines.rehash import LOCK_FILE, Locked, read_lock
+from pipelines.rehash import Locked, read_lock
 from triplex.runs.digests import DIGESTS, LIVE, read_rows
 from triplex.runs.errors import InputError
-from triplex.runs.manifest import manifest_path
+from triplex.runs.manifest import DVC_FILE, declarations, manifest_path
+from triplex.runs.params import PARAMS_FILE
 from triplex.runs.processes import end_all, living
 
 OUTPUT = "output.txt"
@@ -56,16 +58,20 @@ def fresh_clone(root: Path, revision: str = "HEAD") -> Iterator[Path]:
         yield clone
 
 
-def check_clean(root: Path) -> None:
-    """InputError unless the files of `root` are those of its last commit, dvc.lock and what git ignores aside."""
-    status = git(root, "status", "--porcelain", "--untracked-files=all")
+def check_committed(root: Path, *more: Path) -> None:
+    """InputError unless all that the stages of `root` read, and `more`, is as in its last commit.
+
+    Other files may differ from it, or be unknown to git.
+    """
+    read = {dep for declared in declarations(root / DVC_FILE).values() for dep in declared["deps"]}
+    paths = sorted(read | {str(path) for path in (DVC_FILE, PARAMS_FILE, *more)})
+    asked = ["status", "--porcelain", "-z", "--no-renames", "--untracked-files=all"]
+    status = git(root, "--literal-pathspecs", *asked, "--", *paths)
     if status is None:
         raise InputError(root, "no git repository", "clone it with git")
-    changed = [line[3:] for line in status.splitlines() if line[3:] != str(LOCK_FILE)]
-    if changed:
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        what = f"differs from its last commit: {', '.join(changed[:5])}{more}"
-        raise InputError(root, what, "commit them, or `git stash --include-untracked`: a clone has what is committed")
+    if changed := [entry[3:] for entry in status.split("\0") if entry]:
+        what = f"differs from its last commit: {', '.join(changed)}"
+        raise InputError(root, what, f"`git add {shlex.join(changed)} && git commit`: only what is committed counts")
 
 
 def give_inputs(root: Path, clone: Path, name: str, lock: dict[str, Locked]) -> None:

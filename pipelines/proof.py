@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipelines.clone import check_clean, execute, first_rows, fresh_clone, give_inputs, run_folder
+from pipelines.clone import check_committed, execute, first_rows, fresh_clone, give_inputs, run_folder
 from pipelines.contents import differing_keys, first_difference
 from pipelines.rehash import Locked, check_whole, first_problem, read_lock
 from pipelines.steps import first_step
@@ -56,7 +56,7 @@ def prove(run: str, stage: str | None, steps: int | None, console: Console) -> P
     with run_folder(run) as root:
         lock = read_lock(root)
         names = _chosen(root, lock, stage, steps)
-        check_clean(root)
+        check_committed(root)
         if (found := first_problem(root, lock)) is not None:
             console.print(f"DIFFERS: {found[0]}, from what the run wrote\n  {found[1]}")
             return Proof(None, (Verdict(*found, None),))

@@ -80,16 +80,17 @@ def check_target(to: str, dry_run: bool) -> None:
 
 
 def verified_run(root: Path) -> "dict[str, Locked]":
-    """What dvc.lock says of the run; InputError unless it is whole, committed, and every file as its stage left it."""
-    from pipelines.clone import check_clean
-    from pipelines.rehash import check_whole, first_problem, read_lock
+    """What dvc.lock says of the run; InputError unless it is whole, every file as its stage left it, and committed."""
+    from pipelines.clone import check_committed
+    from pipelines.rehash import LOCK_FILE, check_whole, first_problem, read_lock
 
     lock = read_lock(root)
     check_whole(root, lock)
-    check_clean(root)
     if (found := first_problem(root, lock)) is not None:
         what = f"the run does not verify: {found[1]}"
-        raise InputError(f"stage {found[0]}", what, "`python -m pipelines doctor` tells what mends it")
+        remedy = "`dvc repro` runs what has changed, `python -m pipelines doctor` tells what mends a damaged file"
+        raise InputError(f"stage {found[0]}", what, remedy)
+    check_committed(root, LOCK_FILE)
     return lock
 
 

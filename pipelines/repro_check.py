@@ -18,7 +18,7 @@ from pathlib import Path
 
 import triplex.runs.telemetry  # noqa: F401  (for what runs below)
 from pipelines import contents
-from pipelines.clone import check_clean
+from pipelines.clone import check_committed
 from pipelines.rehash import LOCK_FILE, read_lock
 from triplex.runs.errors import InputError, errors_in_words
 
@@ -105,7 +105,7 @@ def main() -> int:
     chosen = parser.parse_args()
     source = Path.cwd()
     with errors_in_words():
-        check_clean(source)
+        check_committed(source)
         work = chosen.keep.resolve() if chosen.keep else Path(tempfile.mkdtemp(prefix="triplex-repro-"))
         difference = check(source, work, chosen.preset)
     if difference:

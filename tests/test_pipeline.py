@@ -30,7 +30,11 @@ def lock(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def repro(finished_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_the_run(finished_project, tmp_path_factory.mktemp("repro") / "triplex")
+    """With its dvc.lock committed."""
+    folder = copy_of_the_run(finished_project, tmp_path_factory.mktemp("repro") / "triplex")
+    for command in ("git add dvc.lock", "git -c commit.gpgsign=false commit -qm run"):
+        subprocess.run(command.split(), cwd=folder, check=True)
+    return folder
 
 
 def test_every_stage_ran_and_left_its_outs(repro: Path) -> None:
@@ -55,7 +59,12 @@ def test_every_stage_ran_and_left_its_outs(repro: Path) -> None:
 
 
 def test_nothing_to_do_is_seen(repro: Path) -> None:
+    """Nor is there after a comment in params.yaml."""
+    params = repro / "params.yaml"
+    text = params.read_text()
+    params.write_text(f"{text}\n# a comment\n")
     output = run(repro, "dvc", "repro")
+    params.write_text(text)
     assert "Running stage" not in output
     assert "up to date" in output
 

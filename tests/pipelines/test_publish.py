@@ -1,13 +1,16 @@
 """What stops a model from being published, and whose licence it has; a whole run is published in test_pipeline.py."""
 
+import subprocess
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.clone import check_committed
 from pipelines.origin import Origin, license_of
 from pipelines.publish import check_target, check_trained
+from pipelines.rehash import LOCK_FILE
 from tests.pipelines.conftest import ROOT
 from triplex.runs.errors import InputError
 from triplex.runs.params import load_yaml
@@ -91,3 +94,25 @@ def test_a_folder_that_no_stage_wrote_is_answered_with_the_nearest(
         check_trained(Path("models/pop"), outs)
     with pytest.raises(InputError, match="no model that a stage of this run wrote"):
         check_trained(Path("models/mine"), outs)
+
+
+def test_what_stages_read_has_to_be_committed_and_nothing_else(tmp_path: Path) -> None:
+    def shell(command: str) -> None:
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+
+    def write(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+
+    dvc_yaml = "stages: {sft: {cmd: x, deps: [plugins, step.py]}}"
+    write({"dvc.yaml": dvc_yaml, "params.yaml": "seed: 7", "step.py": "", "README.md": ""})
+    shell("git init -q && git config user.name t && git config user.email t@localhost")
+    shell("git add . && git commit -qm all")
+    write({"README.md": "changed", "notes.txt": "unknown to git"})
+    check_committed(tmp_path, LOCK_FILE)
+    write({"params.yaml": "seed: 8", "dvc.lock": "stages: {}", "plugins/my own.py": ""})
+    with pytest.raises(InputError, match=r"last commit: params.yaml, dvc.lock, plugins/my own.py\n") as caught:
+        check_committed(tmp_path, LOCK_FILE)
+    shell(f"{caught.value.remedy.split('`')[1]} -m more")
+    check_committed(tmp_path, LOCK_FILE)

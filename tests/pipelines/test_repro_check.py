@@ -27,7 +27,7 @@ def repository(folder: Path, scripts: dict[str, str]) -> Path:
     files = {f"{name}.py": f"{script}\n" for name, script in scripts.items()}
     stages = [f"  {name}:\n    cmd: python {name}.py > {name}.txt\n    deps: [{name}.py]\n    outs: [{name}.txt]\n"
               for name in scripts]  # fmt: skip
-    return make_repository(folder, {**files, "dvc.yaml": "stages:\n" + "".join(stages)})
+    return make_repository(folder, {**files, "dvc.yaml": "stages:\n" + "".join(stages), "params.yaml": "seed: 7\n"})
 
 
 def check(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -69,7 +69,7 @@ def test_what_is_not_committed_is_refused(tmp_path: Path) -> None:
     (source / "sound.py").write_text("print('changed')\n")
     done = check(source)
     assert done.returncode == 2
-    assert "differs from its last commit: sound.py\n  remedy: commit" in done.stderr
+    assert "differs from its last commit: sound.py\n  remedy: `git add sound.py" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -196,9 +196,10 @@ def test_a_changed_line_of_code_is_named(run: Path, capsys: pytest.CaptureFixtur
 
 def test_what_is_not_committed_is_named(run: Path) -> None:
     (run / "step.py").write_text(STEP + "print()\n")
-    (run / "new.py").touch()
-    with pytest.raises(InputError, match=r"differs from its last commit: step.py, new.py"):
+    (run / "new.py").touch()  # no stage reads it
+    with pytest.raises(InputError, match=r"differs from its last commit: step.py\n") as caught:
         proof(".")
+    assert "`git add step.py && git commit`" in caught.value.remedy
 
 
 def test_a_run_that_is_not_reproduced_is_named_with_file_tensor_and_step(
