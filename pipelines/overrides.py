@@ -66,7 +66,7 @@ def write_document(document: Any, layout: YAML, path: Path = PARAMS_FILE) -> Non
         try:
             check_params(temporary)
         except InputError as error:
-            what = error.what.replace(str(temporary), str(path))
+            what = f"{error.where}: {error.what}".replace(str(temporary), str(path)).removeprefix(f"{path}: ")
             raise InputError(path, f"left as it was: {what}", error.remedy) from None
 
 

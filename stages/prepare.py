@@ -5,7 +5,7 @@ from pathlib import Path
 
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from triplex.data.card import summary
-from triplex.data.derive import DataConfig, prepare
+from triplex.data.derive import DataConfig, check_files, prepare
 from triplex.data.tables import SCHEMAS, write_table
 from triplex.runs.errors import errors_in_words
 from triplex.runs.files import write_json
@@ -22,6 +22,11 @@ class Params(Section):
     seed: Seed
     compute: ComputeConfig
     data: DataConfig
+
+
+def check(params: Params) -> None:
+    """InputError for a data file that is missing, is another than the parameters say, or lacks a column."""
+    check_files(params.data)
 
 
 def main() -> None:

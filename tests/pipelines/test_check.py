@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from triplex.runs.files import sha256_tree
 from triplex.runs.params import load_yaml
 
 ROOT = Path(__file__).parents[2]
+ROWS = b"body,liked\none text,1\n"
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +92,26 @@ def test_bad_48_a_model_folder_that_is_missing_or_another_is_told_before_the_fir
         check_params(changed(tmp_path, **{key: {"kind": "folder", "path": str(folder)}}))
     entry = {"kind": "folder", "path": str(folder), "sha256": sha256_tree(folder)}
     check_params(changed(tmp_path, **{key: entry}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        pytest.param({"path": "row.csv"}, r"row.csv: no such file(.|\n)*did you mean 'rows.csv'", id="bad-28"),
+        pytest.param({}, r"rows.csv: no sha256 is given(.|\n)*params.yaml: sha256: [0-9a-f]{64}", id="bad-32"),
+        pytest.param({"sha256": sha256(ROWS).hexdigest()}, r"rows.csv row 1: no column 'text'", id="bad-09"),
+    ],
+)
+@pytest.mark.parametrize("key", ["source", "preferences"])
+def test_a_data_file_that_cannot_be_read_is_told_before_the_first_stage(
+    tmp_path: Path, key: str, entry: dict[str, str], said: str
+) -> None:
+    (tmp_path / "rows.csv").write_bytes(ROWS)
+    entry = {"path": "rows.csv"} | entry
+    files = {"files": [entry | {"path": str(tmp_path / entry["path"])}]}
+    value = {"kind": "files"} | files if key == "source" else files
+    with pytest.raises(InputError, match=said):
+        check_params(changed(tmp_path, **{f"data__{key}": value}))
 
 
 def test_bad_47_more_threads_than_cpus_are_warned_of(

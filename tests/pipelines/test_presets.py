@@ -156,15 +156,20 @@ def test_mistakes(name: str, data: Path | None, message: str) -> None:
 @pytest.mark.parametrize("name", sorted({*descriptions(ROOT / "presets")} - {"llama3-8b-unsloth"}))
 def test_the_stages_read_what_a_preset_makes_of_the_default(name: str, default: Path, tmp_path: Path) -> None:
     takes_data = "DATA_DIR" in Path(f"presets/{name}.yaml").read_text()
-    written(name, default, tmp_path if takes_data else None)
-    made, preset = load_yaml(default), load_yaml(Path(f"presets/{name}.yaml"))
+    made, layout = with_preset(name, tmp_path if takes_data else None, path=default)
+    if takes_data:  # whose files are not here: tests/pipelines/test_preset_runs.py runs it on others
+        with pytest.raises(InputError, match=rf"left as it was: {tmp_path}/.*: no such file"):
+            write_document(made, layout, default)
+    else:
+        write_document(made, layout, default)
+    preset = load_yaml(Path(f"presets/{name}.yaml"))
     assert {key: made[key] for key in preset if key != "data"} == {k: v for k, v in preset.items() if k != "data"}
     assert list(made) == list(load_yaml(Path("params.yaml")))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
 def test_a_preset_for_another_machine_is_refused_in_a_line(default: Path) -> None:
-    with pytest.raises(InputError, match=r"left as it was: there is no CUDA GPU") as caught:
+    with pytest.raises(InputError, match=r"left as it was: .*there is no CUDA GPU") as caught:
         written("llama3-8b-unsloth", default)
     assert len(str(caught.value).splitlines()) == 2  # with the remedy
     assert default.read_bytes() == Path("params.yaml").read_bytes()

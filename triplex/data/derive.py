@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 from triplex.data.card import data_card
 from triplex.data.files import Record
 from triplex.data.rows import Row, read_rows, words
-from triplex.data.sources import Columns, LocalFile, Source, Stream, file_stream, open_source
+from triplex.data.sources import Columns, FilesSource, LocalFile, Material, Source, Stream, file_stream, open_source
 from triplex.data.splits import check_overlap, deduplicate, group_key, hash_fraction, split
 from triplex.runs.errors import InputError
 from triplex.runs.params import OrAbsent, Section, described
@@ -75,7 +76,7 @@ def prepare(config: DataConfig, seed: int) -> Prepared:
         raise InputError("data", f"{sides} from {len(train) + len(held_out)} rows", remedy)
     streams = [*material.train, *(material.held_out or [])]
     if config.preferences:
-        pairs = [file_stream(file, config.preferences.columns) for file in config.preferences.files]
+        pairs = _pairs(config.preferences)
         tables["preferences"] = _preference_table(deduplicate(_read(pairs, config, counts, ignored), counts))
         if not tables["preferences"]:
             remedy = "give rows of prompt, chosen and rejected; data.preferences.columns can name them"
@@ -84,6 +85,18 @@ def prepare(config: DataConfig, seed: int) -> Prepared:
     facts = [stream.facts for stream in streams]
     card = data_card(config.model_dump(mode="json"), facts, counts, sorted(ignored), (train, held_out), tables)
     return Prepared(tables, card)
+
+
+def check_files(config: DataConfig) -> None:
+    """InputError for a file that is missing or another than its hash says, or a first row that `prepare` refuses."""
+    material = open_source(config.source, seed=0) if isinstance(config.source, FilesSource) else Material([])
+    pairs = _pairs(config.preferences) if config.preferences else []
+    for stream in [*material.train, *(material.held_out or []), *pairs]:
+        list(read_rows(islice(stream.records, 1), config.prompt_words, config.max_words, Counter()))
+
+
+def _pairs(config: PreferenceFiles) -> list[Stream]:
+    return [file_stream(file, config.columns) for file in config.files]
 
 
 def _read(streams: list[Stream], config: DataConfig, counts: Counter[str], ignored: set[str]) -> list[Row]:

@@ -134,7 +134,7 @@ def read_label(value: Any, where: str) -> int | None:
 
 def _read_row(record: Record, prompt_words: int, max_words: int, counts: Counter[str]) -> Row | None:
     values, where = record.values, record.where
-    form = _form(record)
+    form = form_of(record)
     label = read_label(values.get("label"), where)
     texts = {role: clean(values[role], f"{where}: {role}", counts) for role in form if role != "messages"}
     if form == ("text",):
@@ -148,7 +148,8 @@ def _read_row(record: Record, prompt_words: int, max_words: int, counts: Counter
     return _pair(prompt, completions, label, max_words, counts)
 
 
-def _form(record: Record) -> tuple[str, ...]:
+def form_of(record: Record) -> tuple[str, ...]:
+    """The one of FORMS whose roles a record has; InputError for a column too few or too many."""
     roles = record.values.keys() - {"id", "label"}
     for form in FORMS:
         if roles == set(form):
@@ -162,7 +163,11 @@ def _form(record: Record) -> tuple[str, ...]:
     others = sorted(roles - set(closest)) or record.ignored
     hint = f"did you mean {others[0]!r}?" if len(others) == 1 else nearest(missing[0], others)
     what = f"no column {missing[0]!r}"
-    raise InputError(record.where, what, f"name yours in data.source.columns ({missing[0]}: column); {hint}")
+    raise InputError(
+        record.where,
+        what,
+        f"name yours in data.source.columns ({missing[0]}: COLUMN), or by --column {missing[0]}=COLUMN; {hint}",
+    )
 
 
 def _split_text(text: str, label: int | None, prompt_words: int, max_words: int, counts: Counter[str]) -> Row | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from triplex.data.files import InputFile, Record, open_file, parse_object
-from triplex.data.rows import Row, read_rows
+from triplex.data.rows import Row, form_of, read_rows
 from triplex.data.sources import Columns, by_role
 from triplex.runs.errors import InputError
 
@@ -32,14 +32,16 @@ def validate(
 ) -> Findings:
     """What `prepare` would say of each row of a file; one problem a row at most.
 
-    What spoils the file as a whole, such as bytes that are not UTF-8 or a torn CSV, is the last problem: nothing
-    behind it can be read.
+    What spoils the file as a whole, such as bytes that are not UTF-8, a torn CSV or a column that a table lacks, is
+    the last problem: nothing behind it can be read.
     """
     problems: list[InputError] = []
     counts: Counter[str] = Counter()
     rows: list[Row] = []
     try:
         file = open_file(path, delimiter, file_format)
+        if file.format in (".csv", ".parquet"):  # all rows have the columns of the first
+            form_of(by_role(next(file.records()), columns or {}))
         records = _by_role(every_record(file, problems.append), columns or {}, problems.append)
         rows.extend(read_rows(records, prompt_words, max_words, counts, problems.append))
         if not rows and not problems:

@@ -1,7 +1,11 @@
 """Every problem of a file is named once, with its place, and what is sound is counted."""
 
+import re
 from pathlib import Path
 
+import pytest
+
+from triplex.data.sources import Columns
 from triplex.data.validate import validate
 
 ROWS = """{"id": 1, "text": "a good film it was"}
@@ -42,6 +46,20 @@ def test_a_file_that_is_spoilt_as_a_whole_is_one_problem(tmp_path: Path) -> None
     found = validate(file, 1, 20)
     assert not found.rows
     assert [problem.where for problem in found.problems] == [f"{file} line 2"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({}, "row 1: no column 'text'\n  remedy: .* or by --column text=COLUMN; known: body, liked"),
+        ({"text": "bdy"}, "row 1: no column 'bdy', .*\n  remedy: did you mean 'body'"),
+    ],
+)
+def test_a_column_that_a_table_lacks_is_one_problem(tmp_path: Path, columns: Columns, said: str) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("body,liked\none text,1\nanother text,0\n")
+    (problem,) = validate(file, 1, 20, columns).problems
+    assert re.search(said, str(problem))
 
 
 def test_a_file_of_blanks_is_a_problem(tmp_path: Path) -> None:
