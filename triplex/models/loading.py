@@ -12,6 +12,7 @@ from torch import nn
 from transformers.utils import logging
 
 from triplex.runs.errors import InputError
+from triplex.runs.params import nearest
 
 logging.disable_progress_bar()  # a bar a file, for files that load in no time
 
@@ -108,7 +109,11 @@ def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
 def check_folder(folder: Path, suffix: str) -> None:
     """InputError unless `folder` is a local Hugging Face folder of architecture *`suffix` in readable safetensors."""
     if not folder.is_dir():
-        raise InputError(folder, "no such model folder", "run the stage that writes it: `dvc repro` knows which")
+        beside = [each.parent.name for each in folder.parent.glob("*/config.json")]
+        remedy = "run the stage that writes it: `dvc repro` knows which"
+        raise InputError(
+            folder, "no such model folder", remedy + (f"; {nearest(folder.name, beside)}" if beside else "")
+        )
     if (folder / "adapter_config.json").is_file():
         raise InputError(folder, "holds an adapter", "merge it into its base (peft: merge_and_unload) and save that")
     for name in ("config.json", "tokenizer.json"):

@@ -102,7 +102,7 @@ def score(
 
     Blank texts, and texts longer than the model takes, are left out and counted.
     """
-    if (file is None) == (text is None):
+    if (file is None) == (not text or text.isspace()):
         raise InputError("score", "needs a file or --text, and not both", 'score --model DIR FILE, or --text "..."')
     from triplex.perplexity.texts import Row, read_texts
 

@@ -109,7 +109,8 @@ class PluginReward:
         try:
             reply = self._ask(json.dumps({"load": source}), LOAD_SECONDS)
             if "raised" in reply:
-                raise self._error("cannot be imported", reply["raised"])
+                remedy = f"mend {config.path}, and its sha256 in params.yaml"
+                raise self._error("cannot be imported", reply["raised"], remedy)
             self._refuse(reply, [])
         except BaseException:
             self.close()
@@ -177,8 +178,10 @@ class PluginReward:
             }
             reply = self._ask(self._line(one), self.config.timeout_s)
             if "raised" in reply:
-                return self._error(f"fails for {_shown(row, text)}", reply["raised"])
-        return self._error(f"fails for a batch of {num}, and for no completion alone that was tried", trace)
+                remedy = "let it give each completion a number or None, an empty one too"
+                return self._error(f"fails for {_shown(row, text)}", reply["raised"], remedy)
+        what = f"fails for a batch of {num}, and for no completion alone that was tried"
+        return self._error(what, trace, "let it take batches of any size")
 
     def _refuse(self, reply: Mapping[str, Any], completions: Sequence[Any]) -> None:
         if "refused" in reply:

@@ -210,6 +210,7 @@ def test_what_cannot_be_imported_shows_its_trace(opened: Open, tmp_path: Path, s
         opened(source)
     assert raised.value.where == "reward.plugins mine"
     assert raised.value.what.startswith("cannot be imported")
+    assert raised.value.remedy == "mend plugins/mine.py, and its sha256 in params.yaml"
     assert [text for text in said if text not in raised.value.what] == []
     assert "plugin_worker" not in raised.value.what  # the plug-in's own lines only
     assert workers() == []
@@ -351,6 +352,7 @@ def test_bad_70_the_sample_that_fails_is_named_with_the_plugins_own_trace(opened
         call(reward)
     lines = raised.value.what.splitlines()
     assert lines[0] == "fails for completion 2: ''"
+    assert "an empty one too" in raised.value.remedy
     assert "  ZeroDivisionError: division by zero" in lines
     assert any("return [1 / len(text) for text in completions]" in line for line in lines)
     assert lines[-2:] == ["  it printed:", "  reading 1"]
