@@ -144,7 +144,9 @@ def _shortened(names: list[str]) -> str:
 
 
 def _print_table(rows: list[Row]) -> None:
-    columns = [Column(name, overflow="fold") for name in ("differs", "in", "first at", "A", "B")]
+    columns = [
+        Column(name, no_wrap=name == "first at", overflow="fold") for name in ("differs", "in", "first at", "A", "B")
+    ]
     table = Table(*columns, box=None)
     for row in rows:
         table.add_row(*map(escape, row))

@@ -67,7 +67,7 @@ def check(
     from triplex.data.tables import SCHEMAS, read_table
     from triplex.models.huggingface import HuggingFaceLM
     from triplex.models.loading import load_causal_lm
-    from triplex.rewards.check import SFT, battery, ordering, pick, sampled, table, ways_to_cheat
+    from triplex.rewards.check import SFT, battery, ordering, pick, sampled, tables, ways_to_cheat
     from triplex.rewards.folder import load_reward, load_spec
 
     rows = pick(read_table(data, SCHEMAS["eval"]).to_pylist(), num_rows, seed)
@@ -83,7 +83,7 @@ def check(
     if as_json:
         typer.echo(json.dumps({"num_rows": len(rows), "texts": [line._asdict() for line in lines], "hackable": ways}))
     else:
-        Console().print(table(lines))
+        Console().print(*tables(lines), sep="\n")
         typer.echo("\n".join(ways) or f"sound: on {len(rows)} rows human text is above every text that nobody wants")
     raise typer.Exit(HACKABLE if ways else 0)
 

@@ -5,7 +5,7 @@ from itertools import cycle, islice
 from random import Random
 from typing import Any, NamedTuple
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from triplex.evaluation.statistics import paired_difference
 from triplex.models.causal import CausalLM
@@ -127,18 +127,19 @@ def ways_to_cheat(lines: Sequence[Line]) -> list[str]:
     return found
 
 
-def table(lines: Sequence[Line]) -> Table:
-    """The lines for a terminal."""
+def tables(lines: Sequence[Line]) -> tuple[Table, Table]:
+    """The lines for a terminal: how each text stands to human text, and what each part of the reward gives it."""
     parts = next((list(line.components) for line in lines if line.components), [])
-    shown = Table("text", "reward", "minus human (95 %)", *parts, "applies to", box=None)
+    whole = Table("text", "reward", "minus human (95 %)", "applies to", box=None)
+    by_part = Table("text", *(Column(part, overflow="fold") for part in parts), box=None)
     for line in lines:
         difference = "-"
         if line.difference is not None and line.name != HUMAN:
             difference = f"{line.difference:+.3f} ({line.low:+.3f} to {line.high:+.3f})"
         mean = "does not apply" if line.mean is None else f"{line.mean:.3f}"
-        components = [f"{line.components[part]:.3f}" if line.components else "-" for part in parts]
-        shown.add_row(line.name, mean, difference, *components, f"{line.valid:.0%}")
-    return shown
+        whole.add_row(line.name, mean, difference, f"{line.valid:.0%}")
+        by_part.add_row(line.name, *(f"{line.components[part]:.3f}" if line.components else "-" for part in parts))
+    return whole, by_part
 
 
 def _like(text: str, words: Any) -> str:

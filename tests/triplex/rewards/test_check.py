@@ -18,7 +18,7 @@ from triplex.models.huggingface import HuggingFaceLM
 from triplex.models.saving import save_model
 from triplex.perplexity.config import PerplexityConfig
 from triplex.rewards.__main__ import main
-from triplex.rewards.check import HUMAN, Line, Texts, battery, ordering, pick, sampled, table, ways_to_cheat
+from triplex.rewards.check import HUMAN, Line, Texts, battery, ordering, pick, sampled, tables, ways_to_cheat
 from triplex.rewards.composite import CompositeReward, Part
 from triplex.rewards.folder import RewardConfig, RewardSpec, save_spec
 from triplex.rewards.length import LengthConfig, LengthReward
@@ -171,10 +171,11 @@ def test_bad_24_a_text_to_which_the_reward_does_not_apply_has_no_score(tiny_toke
     batteries = battery(ROWS, tiny_tokenizer, seed=1)
     lines = ordering(CompositeReward({"words": Part(of_words)}), ROWS, batteries, seed=0)
     assert lines[-1] == Line("empty", None, None, None, None, {}, 0.0)  # 0, its total, would be above human text
-    shown = table(lines)
+    shown, by_part = tables(lines)
     assert shown.row_count == len(batteries)
     assert list(shown.columns[0].cells)[-1] == "empty"
     assert list(shown.columns[1].cells)[-1] == "does not apply"
+    assert [column.header for column in by_part.columns] == ["text", "words"]
 
 
 def test_responses_of_the_model_are_those_of_their_rows(tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
