@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from triplex.distributed.strategy import Strategy
-from triplex.distributed.worker import ERROR, STOP, told
+from triplex.distributed.worker import ERROR, FAILURES, STOP, told
 from triplex.runs import interrupt
 from triplex.runs.errors import InputError
 from triplex.runs.files import write_text
@@ -52,7 +52,7 @@ def run_workers(compute: ComputeConfig, module: str, given: dict[str, Any], run:
         from triplex.distributed.ray import start
     else:
         from triplex.distributed.torchrun import start
-    for name in (STOP, ERROR):
+    for name in (STOP, ERROR, FAILURES):
         (run.state / name).unlink(missing_ok=True)
     task = {
         "module": module, "given": given, "run": {**asdict(run), "state": str(run.state.resolve())},

@@ -65,6 +65,7 @@ def start(compute: ComputeConfig, task: dict[str, Any]) -> Iterator[Job]:
                 ),
                 run_config=train.RunConfig(
                     name=f"{task['run']['name'].replace('@', '-')}-{uuid4().hex[:8]}",  # an old name would go on there
+                    logging_config=train.LoggingConfig(log_level="CRITICAL"),  # the stage tells what went wrong, once
                     storage_path=str(Path(task["run"]["state"]) / "ray"),
                     failure_config=train.FailureConfig(
                         max_failures=compute.max_failures,

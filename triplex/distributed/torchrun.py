@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triplex.distributed.worker import FAILURES
 from triplex.runs.continuation import GO_ON_FROM
 from triplex.runs.errors import InputError
 from triplex.runs.files import write_text
@@ -44,8 +45,10 @@ def died(compute: ComputeConfig, state: str) -> InputError:
 
 def lost(where: str, what: str, state: str) -> InputError:
     """What to say where a training cannot go on with the workers that it began with."""
+    failures = Path(state) / FAILURES
+    why = f"look above and in {os.path.relpath(failures)}" if failures.is_file() else "look above"
     remedy = (
-        "look above for why, then start the stage again; with fewer workers, in other last bits, under"
+        f"{why} for why, then start the stage again; with fewer workers, in other last bits, under"
         f" {GO_ON_FROM}={os.path.relpath(state)}"
     )
     return InputError(where, f"{what}; the last checkpoint is kept", remedy)
@@ -57,7 +60,7 @@ def start(compute: ComputeConfig, task: dict[str, Any]) -> Iterator[Job]:
     path = Path(task["run"]["state"]) / _TASK
     write_text(path, json.dumps(task))
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
+        sys.executable, "-m", "triplex.distributed.torchrun", "--standalone", "--local-addr=127.0.0.1",
         f"--nproc-per-node={compute.num_workers}", f"--max-restarts={compute.max_failures}",
         "--module", "triplex.distributed.worker", str(path),
     ]  # fmt: skip
@@ -69,3 +72,13 @@ def start(compute: ComputeConfig, task: dict[str, Any]) -> Iterator[Job]:
     finally:
         process.terminate()  # it then ends the workers
         process.wait()
+
+
+if __name__ == "__main__":
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.main()
+    except ChildFailedError:  # which the stage tells
+        sys.exit(1)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from triplex.runs.params import ComputeConfig
 from triplex.runs.seeds import seed_everything
 from triplex.runs.stage import Run
 
-STOP, ERROR = "stop", "error.json"  # in the run's state folder: from the stage to its workers, and back
+#: in the run's state folder: from the stage to its workers, and back; what workers died of
+STOP, ERROR, FAILURES = "stop", "error.json", "failures.log"
 
 
 def work(task: dict[str, Any]) -> None:
     """Do one worker's part, in a process that is in torch.distributed's group.
 
-    An InputError goes to the stage through a file and ends this worker; started again, it does nothing. Where the stage
-    was asked to end it ends well, after a checkpoint.
+    An InputError goes to the stage through a file and ends this worker; started again, it does nothing. The traceback
+    of any other error is kept in a file, too. Where the stage was asked to end it ends well, after a checkpoint.
     """
     run = Run(task["run"]["name"], task["run"]["seed"], Path(task["run"]["state"]))
     compute = ComputeConfig.model_validate(task["compute"])
@@ -43,6 +45,10 @@ def work(task: dict[str, Any]) -> None:
         return
     except InputError as error:
         tell(run.state / ERROR, error)
+        raise
+    except Exception:
+        with (run.state / FAILURES).open("a", encoding="utf-8") as file:
+            file.write(f"worker {distributed.get_rank()}\n{traceback.format_exc()}\n")
         raise
 
 
@@ -85,5 +91,8 @@ def join() -> None:
 
 if __name__ == "__main__":
     join()
-    work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    try:
+        work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    except Exception:  # of which `work` has kept what the stage tells
+        sys.exit(1)
     distributed.destroy_process_group()

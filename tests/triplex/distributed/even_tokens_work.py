@@ -38,6 +38,8 @@ class Watch(Callback):
         self.ids.append(digest([batch.response_ids, batch.response_mask]))
         if self.given.get("wrong_at") == step and self.rank == 1:
             raise InputError("the test", "something is wrong", "mend it")
+        if self.given.get("fail_at") == step and self.rank == 1:
+            raise LookupError("nobody has thought of this")
         self._once("kill", self.given.get("kill_rank"), os.getpid(), signal.SIGKILL, step)
         self._once("stop", 0, self.given.get("stage", 0), signal.SIGTERM, step)
         if "stop_at" in self.given:

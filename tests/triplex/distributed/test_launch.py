@@ -75,17 +75,23 @@ def test_two_workers_see_the_same_and_learn_alike(
     assert [path.name for path in tmp_path.rglob("*")] == ["deepspeed_shm_comm", "lock"]
 
 
-def test_workers_that_die_on_ray_change_no_bit(share: Callable[..., Parts], undisturbed: Callable[..., Parts]) -> None:
+def test_workers_that_die_on_ray_change_no_bit(
+    share: Callable[..., Parts], undisturbed: Callable[..., Parts], capfd: pytest.CaptureFixture[str]
+) -> None:
     """One while a policy samples, one in supervised training; Ray and torchrun give the same bits."""
     parts = {"ppo": PPO | {"kill_at": 3, "kill_rank": 1}, "sft": {"kill_at": 3, "kill_rank": 0}}
     for name, (one, other) in share(("ray", 2, 2), parts, max_failures=2).items():
         assert_same_bits(one, undisturbed(ZERO_2)[name][0])
         assert_same_bits(other, one)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_what_a_worker_finds_wrong_is_told_by_the_stage(share: Callable[..., Parts]) -> None:
+def test_what_a_worker_finds_wrong_is_told_by_the_stage(
+    share: Callable[..., Parts], capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match=r"the test: something is wrong\n  remedy: mend it"):
         share(TORCHRUN, {"ppo": PPO | {"wrong_at": 1}})
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -108,10 +114,11 @@ def test_a_stage_that_is_asked_to_end_lets_its_workers_save_first(
 def test_another_number_of_workers_goes_on_where_the_others_died_too_often(
     share: Callable[..., Parts], undisturbed: Callable[..., Parts], tmp_path: Path
 ) -> None:
-    said = r"max_failures: workers died more than 0 times; the last checkpoint is kept"
-    parts = {"sft": {"leave_at": 3}, "ppo": PPO | {"kill_at": 3, "kill_rank": 1}}
+    said = r"workers died more than 0 times; the last checkpoint is kept\n  remedy: .*/failures.log for why"
+    parts = {"sft": {"leave_at": 3}, "ppo": PPO | {"fail_at": 3}}
     with pytest.raises(InputError, match=said):
         share(("deepspeed", 2, 3), parts, folder=tmp_path, max_failures=0)
+    assert "LookupError: nobody has thought of this" in (tmp_path / "state/failures.log").read_text()
     assert (tmp_path / "state/ppo/step-000002").is_dir()
     for name, (found,) in share(("deepspeed", 1, 2), {"sft": {}, "ppo": PPO}, folder=tmp_path).items():
         (alone,) = undisturbed(LOCAL)[name]
