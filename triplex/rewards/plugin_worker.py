@@ -42,6 +42,7 @@ class Refused(Exception):  # noqa: N818
 def main(file: str, name: str) -> int:
     """The guard: start the worker in a temporary folder, wait for its end or the owner's, leave nothing behind."""
     owner, guard = os.getppid(), os.getpid()
+    _outlast_sigterm()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with tempfile.TemporaryDirectory(prefix="triplex-plugin-", ignore_cleanup_errors=True) as folder:
         os.chdir(folder)
@@ -50,11 +51,18 @@ def main(file: str, name: str) -> int:
         if worker == 0:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == guard:
+                _outlast_sigterm()
                 serve(file, name)
             os._exit(0)
         code = _watch(worker, owner)
         _end_all()
     return code
+
+
+def _outlast_sigterm() -> None:
+    """Let a SIGTERM of all processes pass by this one, whose owner ends it after a checkpoint; a fork of it ends."""
+    mine = os.getpid()
+    signal.signal(signal.SIGTERM, lambda *_: None if os.getpid() == mine else os._exit(128 + signal.SIGTERM))
 
 
 def _watch(worker: int, owner: int) -> int:

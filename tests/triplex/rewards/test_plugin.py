@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -385,6 +386,17 @@ def test_what_hangs_is_ended_with_all_that_it_started(opened: Open, line: str) -
     assert workers() == []
     with pytest.raises(InputError, match="its process has ended"):
         call(reward)
+
+
+def test_a_sigterm_of_all_processes_leaves_it_to_the_stage_to_end_it(opened: Open) -> None:
+    reward = opened("import time\n" + body("time.sleep(0.3)", "return [1.0 for _ in completions]"))
+    for process in workers():
+        process.terminate()
+    assert reward(["a"], ["b"], [[0]]) == [1.0]
+    threading.Timer(0.1, lambda: [process.terminate() for process in workers()]).start()
+    assert reward(["a"], ["b"], [[0]]) == [1.0]
+    reward.close()
+    assert workers() == []
 
 
 @pytest.mark.parametrize(
