@@ -20,6 +20,13 @@ EXAMPLES = """
 * `python -m pipelines plan --model 70B --gpus 64 --lora-rank 16 --four-bit`: a model of that size
 """
 _GB = 1e9
+_RANK = 16  # of adapters, where a plan without them does not fit
+_OPTIONS = {
+    "num_devices": "--gpus {}",
+    "zero_stage": "--zero-stage {}",
+    "lora_rank": "--lora-rank {}",
+    "is_four_bit": "--four-bit",
+}
 _SPARE = 0.1  # of a device's memory, for the runtime and what its allocator cannot use
 
 
@@ -64,9 +71,11 @@ def plan(
             -(-batch_size // gpus) * (prompt_tokens + new_tokens),
         ),
     }
+    smaller = [f"--{name.replace('_', '-')} {number}" for name, number in largest.items() if number]
+    ways = [] if found.peak <= room else smaller + what_would_fit(shape, job, room)
     if as_json:
         told = {"parameters": shape.num_parameters, "bytes": asdict(found), "peak": found.peak, "room": room}
-        typer.echo(json.dumps(told | {"largest": largest, "seconds": asdict(seconds)}))
+        typer.echo(json.dumps(told | {"largest": largest, "would_fit": ways, "seconds": asdict(seconds)}))
         return
     console = Console(highlight=False)
     console.print(f"{shape.num_parameters / _GB:,.2f} billion weights, {gpus} x {device}, ZeRO {zero_stage}\n")
@@ -75,9 +84,30 @@ def plan(
     console.print(
         f"{verdict}: {found.peak / _GB:,.1f} GB at the peak, {room / _GB:,.1f} GB on a device with a tenth to spare"
     )
-    console.print(f"at most batch_size {largest['batch_size']:,} with these passes")
-    console.print(f"at most tokens_per_pass {largest['tokens_per_pass']:,} with this batch\n")
+    if found.peak <= room:
+        console.print(f"at most batch_size {largest['batch_size']:,} with these passes")
+        console.print(f"at most tokens_per_pass {largest['tokens_per_pass']:,} with this batch\n")
+    else:
+        console.print("\n  ".join(["would fit with", *(ways or ["a smaller model, or larger devices"])]), end="\n\n")
     console.print(_time_table(shape, job, seconds))
+
+
+def what_would_fit(shape: Shape, job: Job, room: float) -> list[str]:
+    """Options that make a job fit which does not: the fewest devices and the lowest stage, as it is, with adapters, and
+    with these on four bits; not the latter where the former needs no more devices."""
+    divided = [(job.num_devices * 2**n, stage) for n in range(8) for stage in range(job.zero_stage, 4)]
+    rank, found = job.lora_rank or _RANK, []
+    ways = [(job.lora_rank, job.is_four_bit), (rank, job.is_four_bit), (rank, True)]
+    for lora_rank, is_four_bit in dict.fromkeys(ways):
+        frozen = replace(job, lora_rank=lora_rank, is_four_bit=is_four_bit)
+        jobs = (replace(frozen, num_devices=number, zero_stage=stage) for number, stage in divided)
+        fitting = next((each for each in jobs if memory(shape, each).peak <= room), None)
+        if fitting:
+            changed = [name for name in _OPTIONS if getattr(fitting, name) != getattr(job, name)]
+            found.append(" ".join(_OPTIONS[name].format(getattr(fitting, name)) for name in changed))
+            if fitting.num_devices == job.num_devices:
+                break
+    return found
 
 
 def largest_that_fits(of: Callable[[int], Memory], room: float) -> int:

@@ -154,7 +154,29 @@ def test_the_command_tells_what_fits_and_a_script_reads_it() -> None:
     assert told["largest"]["batch_size"] >= 256
     shown = CliRunner().invoke(app, ["plan", "--model", "70B"])
     assert "does not fit" in shown.stdout
+    assert "would fit with\n  --gpus 64 --zero-stage 3 --lora-rank 16 --four-bit\n" in shown.stdout
     assert "rollout" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "ways"),
+    [
+        ("--model llama-3-8b --gpus 8 --zero-stage 3", ["--batch-size", "--tokens-per-pass", "--gpus", "--lora-rank"]),
+        ("--model llama-3-8b", ["--gpus", "--gpus", "--lora-rank"]),
+        ("--model 70B", ["--gpus"]),
+        ("--model 70B --device rtx4090", []),
+    ],
+)
+def test_what_is_said_to_fit_fits(options: str, ways: list[str]) -> None:
+    def told(*words: str) -> Any:
+        return json.loads(CliRunner().invoke(app, ["plan", *words, "--json"]).stdout)
+
+    found = told(*options.split())["would_fit"]
+    assert [way.split()[0] for way in found] == ways
+    for way in found:
+        fitting = told(*options.split(), *way.split())
+        assert fitting["peak"] <= fitting["room"]
+        assert fitting["would_fit"] == []
 
 
 @pytest.mark.parametrize(
