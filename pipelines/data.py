@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triplex.runs.command import command_line
+from pipelines.generate import is_there
+from triplex.runs.command import command_line, counted
 from triplex.runs.errors import Exit, InputError
 from triplex.runs.params import PARAMS_FILE, load_yaml, nearest
 
@@ -60,6 +61,8 @@ def show(
     folder = model or next((each for each in MODELS if (each / "config.json").is_file()), None)
     if folder is None and perplexity:
         raise InputError("--perplexity", "no model is there yet", "`dvc repro sft` trains one; or --model DIR")
+    if folder is not None:
+        is_there(folder)
     from rich.console import Console
 
     from pipelines.preview import legend, lines
@@ -93,9 +96,8 @@ def _of_file(file: Path, num_samples: int, columns: list[str] | None, delimiter:
     if not found.rows:
         raise found.problems[0]
     if found.problems:
-        typer.echo(
-            f"{len(found.problems)} rows left out: `python -m pipelines data validate {file}` names them", err=True
-        )
+        left_out = counted(len(found.problems), "row")
+        typer.echo(f"{left_out} left out: `python -m pipelines data validate {file}` tells why", err=True)
     rows = enumerate(found.rows[:num_samples], start=1)
     return [Sample(f"{file} sample {number}", row.prompt, row.completion) for number, row in rows]
 
@@ -146,10 +148,9 @@ def validate(
         typer.echo(json.dumps({"rows": len(found.rows), "counts": found.counts, "problems": problems}, indent=2))
     else:
         _tell(found.problems)
-        counted = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in found.counts.items() if number)
-        typer.echo(
-            f"{file}: {len(found.rows)} rows to use, {len(found.problems)} problems" + f" ({counted})" * bool(counted)
-        )
+        counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in found.counts.items() if number)
+        told = f"{file}: {counted(len(found.rows), 'row')} to use, {counted(len(found.problems), 'problem')}"
+        typer.echo(told + f" ({counts})" * bool(counts))
     raise typer.Exit(Exit.BAD_INPUT if found.problems else Exit.DONE)
 
 
@@ -181,8 +182,8 @@ def import_(
     num_rows, problems = import_file(file, form, out)
     if problems:
         _tell(problems)
-        raise InputError(file, f"{len(problems)} problems, nothing written", "mend the rows named above")
-    typer.echo(f"{out}: {num_rows} rows; data.source.files in params.yaml can name it")
+        raise InputError(file, f"{counted(len(problems), 'problem')}, nothing written", "mend the rows named above")
+    typer.echo(f"{out}: {counted(num_rows, 'row')}; data.source.files in params.yaml can name it")
 
 
 def _read(file: Path, columns: list[str] | None, delimiter: str) -> "Findings":

@@ -67,8 +67,9 @@ def generate(
         temperature=temperature, top_k=top_k, top_p=top_p,
     )  # fmt: skip
     texts = _prompts(prompts or [], prompts_file)
-    for folder in models:
-        check_folder(folder, "ForCausalLM")  # of all of them, before the first is loaded
+    for folder in models:  # all of them, before the first is loaded
+        is_there(folder)
+        check_folder(folder, "ForCausalLM")
     columns = []
     with Console(stderr=True).status("") as status:
         for folder in models:
@@ -79,6 +80,15 @@ def generate(
             _print_json(folder, texts, column)
     else:
         Console().print(side_by_side(list(map(str, models)), texts, columns, max_new_tokens))
+
+
+def is_there(folder: Path) -> None:
+    """InputError unless there is such a folder; its remedy names those that there are."""
+    if not folder.is_dir():
+        models = [str(config.parent) for config in sorted(Path("models").glob("*/config.json"))]
+        here = f"there are {', '.join(models)}" if models else "`python -m pipelines run sft` trains models/sft"
+        remedy = f"{here}; a model of the hub is fetched by `hf download ORG/NAME --local-dir FOLDER`"
+        raise InputError(f"--model {folder}", "no such model folder", remedy)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:

@@ -3,7 +3,7 @@
 Marks carry what colours show, so that it reads alike in a file, under NO_COLOR and in a screenshot without them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,8 +15,7 @@ from triplex.perplexity.segment import segment
 
 PHRASE_WORDS = 4  # of the sizes 2, 3 and 4; windows slide by a word, those shown stand side by side
 _WORDS = ("cyan", "bright_cyan")
-_PHRASES = ("magenta", "bright_magenta")
-_SENTENCES = ("green", "yellow")
+_PHRASE, _SENTENCE = "magenta", "green"
 _BACKGROUNDS = ("black on #c7e9c0", "black on #ffffb2", "black on #fecc5c", "black on #fd8d3c", "white on #bd0026")
 #: from these nats on a token has this background
 SHADES = tuple(zip((0.0, *SHADE_NATS), _BACKGROUNDS, strict=True))
@@ -48,7 +47,7 @@ def legend(scored: bool) -> Text:
     text = Text.assemble(
         "tokens end at |: ", ("prompt", "blue"), ", ", ("response", "green"), ", ", ("·padding", "dim"),
         "; mask 1: the response\n",
-        ("[word]", _WORDS[0]), (" <four words of a phrase>", _PHRASES[0]), (" sentence ‖", _SENTENCES[0]),
+        ("[word]", _WORDS[0]), (" <four words of a phrase>", _PHRASE), (" end of a sentence‖", _SENTENCE),
     )  # fmt: skip
     if scored:
         text.append("\nnats of a token, given what stands before it: ")
@@ -61,24 +60,25 @@ def lines(sample: Sample, tokens: Tokens | None, longest: int, coloured: bool) -
     """The lines that show a sample; `longest` is the number of tokens that the batch is padded to."""
     yield visible(sample.name)
     if tokens is not None:
-        yield _token_line(tokens, longest)
+        yield _token_line(tokens, longest, coloured)
         yield _mask_line(tokens, longest)
         if tokens.nats is not None:
-            yield _nats_line(tokens.response, tokens.nats, coloured)
-    text = sample.prompt + sample.completion
-    starts, sentences = segment(text)
-    words = _parts(text, starts)
-    yield _row("words", words, _WORDS, "[", "]")
-    yield _row("phrases", list(_phrases(words, sentences)), _PHRASES, "<", ">")
-    first_words = [starts[0], *(at for at, (a, b) in zip(starts[1:], pairwise(sentences), strict=True) if a != b)]
-    yield _row("sentences", _parts(text, first_words), _SENTENCES, "", "‖")
+            yield _label("nats").append(f"{sum(tokens.nats) / max(1, len(tokens.nats)):.2f} a token, on average")
+    yield _unit_line(sample.prompt + sample.completion)
 
 
-def _token_line(tokens: Tokens, longest: int) -> Text:
+def _token_line(tokens: Tokens, longest: int, coloured: bool) -> Text:
+    """Nats are shades where there are colours, else the number behind each token."""
     line = _label("tokens")
-    for texts, style in ((tokens.prompt, "blue"), (tokens.response, "green")):
-        for text in texts:
-            line.append(visible(text).plain, style).append("|", "dim")
+    for text in tokens.prompt:
+        line.append(visible(text).plain, "blue").append("|", "dim")
+    for number, text in enumerate(tokens.response):
+        style, mark = "green", "|"
+        if tokens.nats is not None:
+            value = tokens.nats[number]
+            style = [style for low, style in SHADES if value >= low or low == 0][-1]
+            mark = "|" if coloured else f"({value:.1f})|"
+        line.append(visible(text).plain, style).append(mark, "dim")
     return line.append("·" * (longest - len(tokens)), "dim")
 
 
@@ -88,37 +88,23 @@ def _mask_line(tokens: Tokens, longest: int) -> Text:
     return _label("mask").append(", ".join(f"{value} x {number} {name}" for name, number, value in parts))
 
 
-def _nats_line(texts: Sequence[str], nats: Sequence[float], coloured: bool) -> Text:
-    """Shades where there are colours, else the number behind each token."""
-    line = _label("nats")
-    for text, value in zip(texts, nats, strict=True):
-        style = [style for low, style in SHADES if value >= low or low == 0][-1]
-        line.append(visible(text).plain, style).append("" if coloured else f"({value:.1f})")
-    mean = sum(nats) / max(1, len(nats))
-    return line.append(f"   mean {mean:.2f} nats a token", "dim")
-
-
-def _phrases(words: list[str], sentences: list[int]) -> Iterator[str]:
-    """Runs of PHRASE_WORDS words inside of one sentence, side by side; what is left over is a shorter one."""
-    at = 0
-    while at < len(words):
-        end = at
-        while end < min(len(words), at + PHRASE_WORDS) and sentences[end] == sentences[at]:
-            end += 1
-        yield "".join(words[at:end])
-        at = end
+def _unit_line(text: str) -> Text:
+    """Words in runs of PHRASE_WORDS inside of one sentence, side by side; what is left over of it is a shorter one."""
+    starts, sentences = segment(text)
+    line = _label("units")
+    for number, word in enumerate(_parts(text, starts)):
+        place = number - sentences.index(sentences[number])  # in its sentence
+        is_last = sentences[number] not in sentences[number + 1 : number + 2]
+        line.append(visible(word[: len(word) - len(word.lstrip())]).plain)
+        line.append("<" * (place % PHRASE_WORDS == 0), _PHRASE)
+        line.append(f"[{visible(word.strip()).plain}]", _WORDS[number % 2])
+        line.append(">" * (is_last or (place + 1) % PHRASE_WORDS == 0), _PHRASE)
+        line.append("‖" * is_last, _SENTENCE)
+    return line
 
 
 def _parts(text: str, starts: list[int]) -> list[str]:
     return [text[begin:end] for begin, end in pairwise([*starts, len(text)])]
-
-
-def _row(name: str, parts: list[str], styles: tuple[str, str], before: str, after: str) -> Text:
-    line = _label(name)
-    for number, part in enumerate(parts):
-        space = part[: len(part) - len(part.lstrip())]
-        line.append(visible(space).plain).append(f"{before}{visible(part.strip()).plain}{after}", styles[number % 2])
-    return line
 
 
 def _label(name: str) -> Text:

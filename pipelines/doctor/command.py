@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.doctor.finding import Check, Finding
+from triplex.runs.command import counted
 from triplex.runs.errors import BusyError, Exit, InputError
 
 EXAMPLES = """
@@ -79,7 +80,7 @@ def _print_tables(left: list[Finding], mended: list[tuple[Finding, str]]) -> Non
             table.add_row(what, Text(finding.where), Text(finding.meaning), Text(finding.remedy))
         console.print(table)
     warnings = sum(finding.warning for finding in left)
-    typer.echo(f"{_count(len(left) - warnings, 'finding')}, {_count(warnings, 'warning')}, {len(mended)} repaired")
+    typer.echo(f"{counted(len(left) - warnings, 'finding')}, {counted(warnings, 'warning')}, {len(mended)} repaired")
 
 
 def _table(*columns: str) -> Table:
@@ -99,7 +100,3 @@ def _print_json(left: list[Finding], mended: list[tuple[Finding, str]]) -> None:
 
     repaired = [{**fields(finding), "done": done} for finding, done in mended]
     typer.echo(json.dumps({"findings": [fields(finding) for finding in left], "repaired": repaired}, indent=2))
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + "s" * (number != 1)

@@ -175,6 +175,14 @@ def test_mistakes(arguments: tuple[str, ...], stdin: bytes, said: str) -> None:
     assert raised.value.remedy
 
 
+def test_a_model_that_is_missing_is_told_with_those_that_are_there() -> None:
+    with pytest.raises(InputError, match="run sft` trains models/sft"):
+        run("--model", "org/name", "--prompt", "A")
+    shutil.copytree("a", "models/sft")
+    with pytest.raises(InputError, match=r"there are models/sft; .*hf download ORG/NAME"):
+        run("--model", "org/name", "--prompt", "A")
+
+
 def test_options_are_checked_before_any_model_is_looked_at() -> None:
     with pytest.raises(InputError, match="--top-p"):
         run("--model", "nowhere", "--prompt", "A", "--top-p", "2")

@@ -45,18 +45,16 @@ def test_the_marks_alone_tell_tokens_mask_units_and_nats() -> None:
     found = [line.plain for line in lines(SAMPLE, tokens, longest=7, coloured=False)]
     assert found == [
         "row 1",
-        "tokens    I| ordered| a| tea|.|··",
+        "tokens    I| ordered| a(0.5)| tea(7.2)|.(1.0)|··",
         "mask      0 x 2 prompt, 1 x 3 response, 0 x 2 padding",
-        "nats       a(0.5) tea(7.2).(1.0)   mean 2.92 nats a token",
-        "words     [I] [ordered] [a] [tea.] [It] [was] [very] [good,] [and] [cheap␛.]",
-        "phrases   <I ordered a tea.> <It was very good,> <and cheap␛.>",
-        "sentences I ordered a tea.‖ It was very good, and cheap␛.‖",
+        "nats      2.92 a token, on average",
+        "units     <[I] [ordered] [a] [tea.]>‖ <[It] [was] [very] [good,]> <[and] [cheap␛.]>‖",
     ]
 
 
 def test_nats_are_shades_where_there_are_colours() -> None:
     tokens = Tokens(["I"], [" a", " tea"], [0.1, 7.0])
-    line = list(lines(SAMPLE, tokens, 3, coloured=True))[3]
+    line = list(lines(SAMPLE, tokens, 3, coloured=True))[1]
     stream = io.StringIO()
     Console(file=stream, force_terminal=True, color_system="truecolor", width=200, no_color=False).print(line)
     assert "(" not in line.plain
@@ -65,7 +63,7 @@ def test_nats_are_shades_where_there_are_colours() -> None:
 
 def test_without_a_model_the_units_are_shown_and_the_way_to_tokens(project: Path) -> None:
     found = show("-n", "2").stdout
-    assert found.count("sentences ") == 2
+    assert found.count("units  ") == 2
     assert "tokens   " not in found
     assert "dvc repro base" in found
     with pytest.raises(InputError, match="dvc repro sft"):
@@ -86,8 +84,8 @@ def test_perplexity_is_that_of_the_scorer(
 def test_rows_of_a_file_before_it_is_prepared(project: Path) -> None:
     (project / "rows.csv").write_text("body,liked\nOne two three four five six,1\nA text of some more words,perhaps\n")
     found = show("rows.csv", "--column", "text=body", "--column", "label=liked")
-    assert "[One] [two] [three] [four] [five] [six]" in found.stdout
-    assert "1 rows left out" in found.stderr
+    assert "<[One] [two] [three] [four]> <[five] [six]>‖" in found.stdout
+    assert "1 row left out" in found.stderr
 
 
 def test_nothing_prepared_is_a_sentence_and_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def tables(lines: Sequence[Line]) -> tuple[Table, Table]:
     """The lines for a terminal: how each text stands to human text, and what each part of the reward gives it."""
     parts = next((list(line.components) for line in lines if line.components), [])
     whole = Table("text", "reward", "minus human (95 %)", "applies to", box=None)
-    by_part = Table("text", *(Column(part, overflow="fold") for part in parts), box=None)
+    by_part = Table(Column("text", no_wrap=True), *(Column(part, overflow="fold") for part in parts), box=None)
     for line in lines:
         difference = "-"
         if line.difference is not None and line.name != HUMAN:
