@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ from rich.table import Column, Table
 import triplex.runs.telemetry  # noqa: F401  (before the libraries that it silences)
 from pipelines import data, diff, env, generate, plan, publish, report, serve, verify
 from pipelines.doctor import command as doctor
-from triplex.runs.command import command_line
+from triplex.runs.command import command_line, counted
 from triplex.runs.errors import Exit, errors_in_words
+from triplex.runs.params import PARAMS_FILE, load_yaml
 
 app = command_line(
     "Triplex: data, base model, SFT, baselines, reward, PPO and GRPO, evaluation, plots; stages of dvc.yaml.",
@@ -84,8 +86,10 @@ def run(
 
         wait_for_server()
         state = triplex(stages or [], only, force, params, return_state=True)
-    except KeyboardInterrupt:
-        raise typer.Exit(Exit.CTRL_C) from None
+    except KeyboardInterrupt:  # before the flow has begun, or a second one
+        raise _ctrl_c("ended at once") from None
+    if state.is_cancelled():
+        raise _ctrl_c(str(state.message))
     raise typer.Exit(Exit.DONE if state.is_completed() else Exit.FAILED)
 
 
@@ -125,7 +129,7 @@ def status(as_json: Json = False) -> None:
     table = Table("stage", "state", Column("why", overflow="fold"), box=None)
     for name, state in states.items():
         why = f"after {shortened(because[name])}" if because[name] else shortened(changed[name])
-        table.add_row(name, f"[{_COLOURS[state]}]{state}", why)
+        table.add_row(name, f"[{_COLOURS[state]}]{state}", escape(why))
     Console().print(table)
 
 
@@ -147,7 +151,7 @@ def preset(
     Git keeps the old file. What the profiles of other projects hold is told in docs/profiles.md.
     """
     from pipelines import presets
-    from pipelines.overrides import write_document
+    from pipelines.overrides import differences, shown, write_document
 
     if name is None and as_json:
         typer.echo(json.dumps(presets.descriptions()))
@@ -161,12 +165,12 @@ def preset(
     document, layout = presets.with_preset(name, data_dir)
     key, values = Column("key", no_wrap=True), [Column(name, overflow="fold") for name in ("now", "preset")]
     table = Table(key, *values, box=None)
-    for change in presets.differences(document):
-        table.add_row(change.key, _shown(change.old), _shown(change.new))
+    for change in differences(load_yaml(PARAMS_FILE), document):
+        table.add_row(change.key, escape(shown(change.old)), escape(shown(change.new)))
     if table.row_count:
         Console().print(table)
     write_document(document, layout)
-    typer.echo(f"params.yaml: {table.row_count} values changed by presets/{name}.yaml")
+    typer.echo(f"params.yaml: {counted(table.row_count, 'value')} changed by presets/{name}.yaml")
 
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)
@@ -216,11 +220,11 @@ def closure() -> None:
             typer.echo(f"      - {path}")
 
 
-def _shown(value: object) -> str:
-    if value is None:
-        return "-"
-    text = str(value)
-    return escape(text if text.isprintable() and text == text.strip() != "" else json.dumps(text))
+def _ctrl_c(what: str) -> typer.Exit:
+    """The end of a run that was stopped, after a line on what became of it and the command that goes on."""
+    command = shlex.join(["python", "-m", "pipelines", *sys.argv[1:]])
+    typer.echo(f"Ctrl-C: {what}\n`{command}` goes on", err=True)
+    return typer.Exit(Exit.CTRL_C)
 
 
 def main() -> None:

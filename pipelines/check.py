@@ -1,7 +1,6 @@
 """The whole of params.yaml against the models of the stages that read it, before any of them starts."""
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -14,9 +13,7 @@ from pydantic import BaseModel
 from pipelines.graph import stage_modules
 from triplex.models.sources import FolderConfig, model_folder
 from triplex.runs.errors import InputError
-from triplex.runs.params import PARAMS_FILE, load_yaml, nearest, read_params
-
-SCHEMA = Path("params.schema.json")
+from triplex.runs.params import PARAMS_FILE, load_yaml, read_params
 
 #: what must not be more than the positions of a model that is built here
 _TOKENS = (
@@ -45,22 +42,6 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     if threads > cpus:
         # without the path: it may be that of a file that becomes params.yaml
         print(f"warning: compute.threads = {threads}, on {cpus} CPUs: the same bytes, slower", file=sys.stderr)
-
-
-def check_schema(document: dict[str, Any]) -> None:
-    """InputError for the first value of a document that params.schema.json refuses.
-
-    The models say more, but to import them takes seconds. What is wrong with a mapping as a whole is left to them.
-    """
-    from jsonschema import Draft202012Validator
-
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    for error in Draft202012Validator(schema).iter_errors(document):
-        if not isinstance(error.instance, dict):
-            key = error.json_path.removeprefix("$.")
-            choices, meaning = error.schema.get("enum"), error.schema.get("description")
-            remedy = nearest(str(error.instance), choices) if choices else f"docs/parameters.md: {meaning or key}"
-            raise InputError(f"{PARAMS_FILE}: {key}", error.message, remedy)
 
 
 def params_models(module: ModuleType, path: Path = PARAMS_FILE) -> list[type[BaseModel]]:

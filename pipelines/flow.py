@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture, wait
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipelines import artifacts
@@ -74,6 +74,10 @@ def triplex(
                 named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
                 futures[stage.name] = named.submit(stage.name, execution, wait_for=needs, return_state=False)
             wait(list(futures.values()))
+        except KeyboardInterrupt:
+            execution.stop()
+            wait(list(futures.values()))  # the stages save what they can go on from
+            return execution.cancelled()
         finally:
             execution.stop()
     return execution.summary()
@@ -135,6 +139,12 @@ class Execution:
         missing = [name for name, state in self._states.items() if state.name == "NotRun"]
         rest = f"; not run: {', '.join(missing)}" if missing else ""
         return Failed(message=f"{', '.join(failed)} failed{rest}")
+
+    def cancelled(self) -> State:
+        """The state of the whole after Ctrl-C, with the stages that it stopped."""
+        stopped = [name for name, state in self._states.items() if state.name == "Stopped"]
+        what = f"{', '.join(stopped)} stopped, state kept; " if stopped else ""
+        return Cancelled(message=f"{what}{self._counts()}")
 
     def _repro(self, name: str) -> State:
         start, result, last = time.monotonic(), None, ""

@@ -1,7 +1,10 @@
 """`key=value` written into params.yaml, its comments and layout kept."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,23 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
-from pipelines.check import check_params, check_schema
+from pipelines.check import check_params
+from pipelines.schema import check_schema
 from triplex.runs.errors import InputError
 from triplex.runs.files import atomic_path
 from triplex.runs.params import PARAMS_FILE, load_yaml, nearest, parse_yaml
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key of params.yaml whose value differs; None where it is absent."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {shown(self.old)} -> {shown(self.new)}"
 
 
 def parse(assignments: list[str]) -> dict[str, Any]:
@@ -60,14 +76,53 @@ def read_document(path: Path) -> tuple[Any, YAML]:
 
 
 def write_document(document: Any, layout: YAML, path: Path = PARAMS_FILE) -> None:
-    """Write the document as params.yaml, atomically and only if every stage accepts it; else InputError."""
+    """Write the document as params.yaml, atomically and only if every stage accepts it; else InputError.
+
+    What stands between two sections is taken from the file: ruamel keeps it with the value before it, and loses it
+    where another takes that one's place.
+    """
+    dumped = StringIO()
+    layout.dump(document, dumped)
     with atomic_path(path) as temporary:
-        layout.dump(document, temporary)
+        temporary.write_text(spliced(path.read_text(encoding="utf-8"), dumped.getvalue()), encoding="utf-8")
         try:
             check_params(temporary)
         except InputError as error:
             what = f"{error.where}: {error.what}".replace(str(temporary), str(path)).removeprefix(f"{path}: ")
             raise InputError(path, f"left as it was: {what}", error.remedy) from None
+
+
+def differences(old: Any, new: Any) -> list[Change]:
+    """What makes `new` of `old`, in the order of `new`."""
+    before, after = dict(leaves(old)), dict(leaves(new))
+    return [
+        Change(key, before.get(key), after.get(key)) for key in {**after, **before} if before.get(key) != after.get(key)
+    ]
+
+
+def spliced(text: str, new: str) -> str:
+    """`text` with the sections of `new`, each where it stood, or at the end."""
+    lines, new_lines = text.splitlines(keepends=True), new.splitlines(keepends=True)
+    places, new_places = _places(lines), _places(new_lines)
+    for section, place in reversed(places.items()):  # from the end, so that the places before it hold
+        if section in new_places:
+            lines[place] = new_lines[new_places[section]]
+    for section, place in new_places.items():
+        if section not in places:
+            lines += ["\n", *new_lines[place]]
+    return "".join(lines)
+
+
+def _places(lines: list[str]) -> dict[str, slice]:
+    """The lines of each section, from its key to its last value; blank lines and comments between two are neither's."""
+    document = YAML(typ="rt", pure=True).load("".join(lines))
+    starts = [document.lc.key(section)[0] for section in document]
+    places = {}
+    for section, start, end in zip(document, starts, [*starts[1:], len(lines)], strict=True):
+        while not lines[end - 1].strip() or lines[end - 1].startswith("#"):
+            end -= 1
+        places[section] = slice(start, end)
+    return places
 
 
 def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,6 +133,14 @@ def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def shown(value: Any) -> str:
+    """A value as a table shows it: `-` for none, in quotes if it would not be seen otherwise."""
+    if value is None:
+        return "-"
+    text = str(value)
+    return text if text.isprintable() and text == text.strip() != "" else json.dumps(text)
 
 
 def _assigned(values: dict[str, Any], path: Path) -> tuple[Any, YAML]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, create_model
 
-from pipelines.check import SCHEMA
 from pipelines.graph import stage_modules
+from pipelines.schema import SCHEMA, models_of, values_of
 from triplex.runs.files import write_text
 from triplex.runs.params import SECTIONS, Section
 
@@ -71,7 +71,7 @@ def _tidied(node: Any) -> Any:
 
 def _group(whole: dict[str, Any], path: str, node: dict[str, Any]) -> Iterator[str]:
     """The lines of one mapping, then those of the mappings in it; of a plain value its line alone."""
-    for model in _models(whole, node):
+    for model in models_of(whole, node):
         kind = model["properties"].get("kind", {}).get("const")
         if kind:
             yield from (f"### `{path}`, `kind: {kind}`", "")
@@ -85,46 +85,21 @@ def _group(whole: dict[str, Any], path: str, node: dict[str, Any]) -> Iterator[s
         for key, value in model["properties"].items():
             if key == "kind" and kind:
                 continue
-            if _models(whole, value):
+            if models_of(whole, value):
                 inner.append((f"{path}.{key}", value))
-            yield f"| `{path}.{key}` | {_values(whole, value)} | {_meaning(whole, key, model)} | {_source(value)} |"
+            yield f"| `{path}.{key}` | {values_of(whole, value)} | {_meaning(whole, key, model)} | {_source(value)} |"
         yield ""
         for name, value in inner:
-            if not any("kind" in each["properties"] for each in _models(whole, value)):
+            if not any("kind" in each["properties"] for each in models_of(whole, value)):
                 yield from (f"### `{name}`", "")
             yield from _group(whole, name, value)
-    if not _models(whole, node):
-        yield from (f"{_values(whole, node)}. {node.get('description', '')}".strip(), "")
-
-
-def _models(whole: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
-    """The mappings that a value may be."""
-    choices = node.get("oneOf") or node.get("anyOf") or [node.get("items", node)]
-    names = [choice["$ref"].rpartition("/")[2] for choice in choices if "$ref" in choice]
-    return [whole["$defs"][name] for name in names]
-
-
-def _values(whole: dict[str, Any], node: dict[str, Any]) -> str:
-    """Which values a key takes."""
-    if "oneOf" in node:
-        return "by `kind`: " + ", ".join(f"`{kind}`" for kind in node["discriminator"]["mapping"])
-    if "$ref" in node:
-        return "below"
-    if "anyOf" in node:
-        return " or ".join(dict.fromkeys(_values(whole, choice) for choice in node["anyOf"]))
-    if "enum" in node or "const" in node:
-        return ", ".join(f"`{value}`" for value in node.get("enum", [node.get("const")]))
-    if node.get("type") == "array":
-        return f"list of {_values(whole, node['items'])}" if "$ref" not in node["items"] else "list, below"
-    name = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
-    limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    found = [f"{sign} {node[limit]:g}" for limit, sign in limits.items() if limit in node]
-    return ", ".join([name.get(node.get("type", ""), "mapping"), *found])
+    if not models_of(whole, node):
+        yield from (f"{values_of(whole, node)}. {node.get('description', '')}".strip(), "")
 
 
 def _meaning(whole: dict[str, Any], key: str, model: dict[str, Any]) -> str:
     node = model["properties"][key]
-    inner = "" if "oneOf" in node else " ".join(each.get("description", "") for each in _models(whole, node))
+    inner = "" if "oneOf" in node else " ".join(each.get("description", "") for each in models_of(whole, node))
     text = node.get("description") or inner
     optional = key not in model.get("required", [])
     default = f"; `{json.dumps(node['default'])}` where it is left out" if node.get("default") not in (None, []) else ""

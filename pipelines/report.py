@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from pipelines.graph import DVC_FILE
 from triplex.runs.errors import InputError
+from triplex.runs.params import load_yaml
 
 PAGE = Path("reports/index.html")
 EXAMPLES = """
@@ -23,6 +25,7 @@ def report(path: Annotated[bool, typer.Option("--path", help="Tell where it is; 
     Its address is printed too, and nothing else without a terminal. Exit code 0; 2: there is no report yet.
     """
     if not PAGE.is_file():
+        load_yaml(DVC_FILE)  # elsewhere than in the repository's root its absence is the cause
         what = "no report yet: the stage plot has not run here"
         raise InputError(PAGE, what, "`python -m pipelines run` makes it, `dvc pull` fetches one that was shared")
     typer.echo(PAGE if path else PAGE.resolve().as_uri())

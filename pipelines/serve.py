@@ -1,5 +1,6 @@
 """`python -m pipelines serve`: Prefect's page, from whose form runs are started, and what runs them here."""
 
+import logging
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ appear there if PREFECT_API_URL=http://127.0.0.1:4200/api is in its environment.
 
 
 def serve(port: Annotated[int, typer.Option(help="Of the page.", min=1, max=65535)] = 4200) -> None:
-    """Serve Prefect's page, and run what is started from it, one run at a time.
+    """Serve Prefect's page, and run what is started from it, one run at a time: what is started meanwhile waits.
 
     With PREFECT_API_URL in the environment the page is that of the server there. What runs ends with this command.
     """
@@ -25,5 +26,7 @@ def serve(port: Annotated[int, typer.Option(help="Of the page.", min=1, max=6553
     from pipelines.flow import triplex  # Prefect reads the server's address when it is imported
 
     wait_for_server()
+    # every two seconds, of a run that waits for its turn: it is not lost, and the page shows it as Late
+    logging.getLogger("prefect.runner").addFilter(lambda record: "at capacity" not in record.getMessage())
     description = "The stages of dvc.yaml, each run through DVC in this working tree."
     triplex.serve("local", description=description, limit=1, print_starting_message=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.graph import Stage
+from pipelines.overrides import differences
 from triplex.runs.errors import InputError
 from triplex.runs.params import load_yaml
 
@@ -25,7 +26,9 @@ def changes(graph: dict[str, Stage]) -> dict[str, list[str]]:
     found = json.loads(done.stdout)
     locked = load_yaml(LOCK_FILE).get("stages", {}) if LOCK_FILE.is_file() else {}
     return {
-        name: [text for entry in found.get(name, []) for text in _words(entry)] if name in locked else ["never run"]
+        name: [text for entry in found.get(name, []) for text in _words(entry, locked[name].get("params", {}))]
+        if name in locked
+        else ["never run"]
         for name in graph
     }
 
@@ -45,13 +48,18 @@ def shortened(changed: list[str], most: int = 4) -> str:
     return ", ".join(changed[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _words(entry: str | dict[str, dict[str, Any]]) -> list[str]:
-    """One entry of a stage: `changed command`, or what changed among its deps or outs, parameters key by key."""
+def _words(entry: str | dict[str, dict[str, Any]], params: dict[str, dict[str, Any]]) -> list[str]:
+    """One entry of a stage: `changed command`, or what changed among its deps, outs and `params`, as dvc.lock has them:
+    `train.kl_coef: 0.05 -> 0.3`."""
     if isinstance(entry, str):
         return [entry.removeprefix("changed ")]
-    texts = []
+    texts: list[str] = []
     for paths in entry.values():
         for path, what in paths.items():
-            keys = what.items() if isinstance(what, dict) else [(path, what)]
-            texts += [f"{key} {how}" for key, how in keys]
+            if isinstance(what, dict):  # sections of a file of parameters
+                now = load_yaml(Path(path))
+                old, new = ({key: of[key] for key in what if key in of} for of in (params[path], now))
+                texts += map(str, differences(old, new))
+            else:
+                texts.append(f"{path} {what}")
     return texts

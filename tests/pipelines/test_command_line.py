@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from pipelines.graph import Stage
 from pipelines.status import following
 from tests.pipelines.conftest import run_pipelines
@@ -46,6 +48,14 @@ def test_a_report_that_is_not_there_is_a_sentence_and_a_remedy(toy: Path) -> Non
     found = run_pipelines(toy, "report")
     assert (found.returncode, found.stdout.strip()) == (0, (toy / "reports/index.html").resolve().as_uri())
     assert run_pipelines(toy, "report", "--path").stdout == "reports/index.html\n"
+
+
+@pytest.mark.parametrize(("command", "missing"), [("report", "dvc.yaml"), ("preset", "presets")])
+def test_outside_of_a_project_the_cause_is_told(tmp_path: Path, command: str, missing: str) -> None:
+    done = run_pipelines(tmp_path, command)
+    assert done.returncode == 2
+    assert f"{missing}: no such f" in done.stderr
+    assert "run from the repository's root" in done.stderr
 
 
 def test_a_wrong_command_and_option_suggest_the_nearest() -> None:

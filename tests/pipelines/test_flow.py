@@ -127,7 +127,7 @@ def test_check_and_status(toy: Path) -> None:
     rows = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert list(rows)[1:] == list(NEEDS)
     assert "changed" in rows["prepare"]
-    assert "seed modified" in rows["prepare"]
+    assert "seed: 1 -> 2" in rows["prepare"]
     assert "will follow" in rows["base"]
     assert "never run" in rows["sft"]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.overrides import apply, check, parse
+from pipelines.overrides import apply, check, parse, write_document
+from pipelines.presets import with_preset
 from tests.pipelines.conftest import PARAMS
 from triplex.runs.errors import InputError
 from triplex.runs.params import load_yaml
@@ -105,10 +106,26 @@ def test_a_list_on_one_line_stays_on_it_with_its_comment_however_often(
     assert {line.split("#")[0].strip() for line in changed} <= {"algorithms: [ppo, grpo]", "value: {kind: head}"}
 
 
+def test_a_section_written_whole_leaves_the_blank_line_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    file = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", file)
+    apply({"compute": load_yaml(file)["compute"] | {"max_failures": 1}}, file)
+    assert "max_failures: 1\n\ndata:" in file.read_text()
+    write_document(*with_preset("default", None, path=file), file)
+    assert file.read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("train.kl_coef", "abc", "'abc' is not of type 'number'\n  remedy: docs/parameters.md: reward or loss per nat"),
+        (
+            "train.kl_coef",
+            "abc",
+            "'abc' is not of type 'number'\n  remedy: it takes: number, ≥ 0\n  meaning: reward or loss per nat",
+        ),
         ("train.kl_coef", -1, "-1 is less than the minimum of 0"),
         ("train.backend", "tlr", "did you mean 'trl'?"),
         ("algorithms", ["ppo", "pppo"], r"algorithms[1]: 'pppo' is not one of"),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipelines.check import SCHEMA
 from pipelines.parameters import PAGE, page, schema, whole_model
+from pipelines.schema import SCHEMA
 from triplex.runs.params import load_yaml
 
 PARAMS = load_yaml(Path("params.yaml"))

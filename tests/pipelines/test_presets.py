@@ -9,8 +9,8 @@ import torch
 import trl
 from trl import GRPOConfig
 
-from pipelines.overrides import leaves, parse, write_document
-from pipelines.presets import Change, descriptions, differences, with_preset
+from pipelines.overrides import Change, differences, leaves, parse, write_document
+from pipelines.presets import descriptions, with_preset
 from tests.pipelines.conftest import PARAMS, ROOT, run_pipelines
 from triplex.runs.errors import InputError
 from triplex.runs.params import load_yaml
@@ -64,7 +64,7 @@ def test_the_first_comment_describes() -> None:
 @pytest.mark.usefixtures("presets")
 def test_a_file_of_all_sections_replaces_them_all() -> None:
     document, _ = with_preset("quick", None)
-    assert differences(document) == [Change("seed", 1, 2)]
+    assert differences(load_yaml(Path("params.yaml")), document) == [Change("seed", 1, 2)]
 
 
 @pytest.mark.usefixtures("presets")
@@ -72,7 +72,7 @@ def test_a_section_is_replaced_and_not_merged() -> None:
     Path("presets/slow.yaml").write_text("# A profile.\nppo: {learning_rate: 1e-9, clip: 0.2}\n")
     document, _ = with_preset("slow", None)
     assert document["ppo"] == {"learning_rate": 1e-9, "clip": 0.2}
-    assert differences(document) == [
+    assert differences(load_yaml(Path("params.yaml")), document) == [
         Change("ppo.learning_rate", 1e-5, 1e-9),
         Change("ppo.clip", None, 0.2),
         Change("ppo.betas.0", 0.9, None),
@@ -109,7 +109,7 @@ def test_the_order_of_the_preset_does_not_matter() -> None:
     Path("presets/slow.yaml").write_text("# A profile.\ngrpo: 5\nseed: 3\n")
     document, _ = with_preset("slow", None)
     assert list(document) == ["seed", "ppo", "grpo", "data"]
-    assert differences(document) == [
+    assert differences(load_yaml(Path("params.yaml")), document) == [
         Change("seed", 1, 3), Change("grpo", None, 5), Change("grpo.learning_rate", 2e-5, None),
     ]  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_the_command_shows_the_difference_and_writes(tmp_path: Path) -> None:
     assert "data.paths.0" in done.stdout
     assert load_yaml(Path("params.yaml"))["data"]["paths"] == [f"{folder}/a.txt", "b.txt"]
     document, _ = with_preset("files", folder)
-    assert differences(document) == []
+    assert differences(load_yaml(Path("params.yaml")), document) == []
     assert "# of Adam" in Path("params.yaml").read_text()
 
 

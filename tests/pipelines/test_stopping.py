@@ -97,3 +97,8 @@ def test_ctrl_c_in_a_terminal_without_a_server(sleeper: tuple[Path, str]) -> Non
     log = (folder / "log").read_text()
     assert "sleep | Finished in state Stopped('after " in log
     assert "Error logging to API" not in log
+    assert "crash" not in log.lower()
+    assert log.splitlines()[-2:] == [
+        "Ctrl-C: sleep stopped, state kept; 2 of 2 stages: 1 stopped, 1 not run",
+        "`python -m pipelines run` goes on",
+    ]

@@ -67,7 +67,7 @@ class TrainConfig(Section):
         "the norm of all gradients together is scaled down to it", source="arXiv 1211.5063", gt=0
     )
     kl_coef: float = described(
-        "reward or loss per nat; the first one where it moves",
+        "reward or loss per nat; its first value where kl_control moves it",
         unit="reward or loss per nat",
         source="arXiv 1909.08593",
         ge=0,
