@@ -65,11 +65,13 @@ def step_time(shape: Shape, job: Job, device: Device) -> StepTime:
     learning = models * shape.num_parameters if job.lora_rank == 0 else shape.num_adapter(job.lora_rank)
     descents = job.num_epochs * job.num_descents
     own = learning / job.num_devices if job.zero_stage else learning  # on which this device descends
-    passes = 2 if job.lora_rank else 3  # forward and backward, where a gradient costs as much again
-    descent = models * passes * _forward(shape, job, device) + _ADAM * FLOAT * own / device.bandwidth
+    products, rest = _forward(shape, job, device)
+    passes = 2 if job.lora_rank else 3  # of products: forward, gradients of states, and of weights that are not frozen
+    copied = 4 * learning if job.num_devices > 1 and job.zero_stage == 0 else 0  # into one message and out of it
+    descent = models * (passes * products + 3 * rest) + FLOAT * (_ADAM * own + copied) / device.bandwidth
     return StepTime(
         rollout=_rollout(shape, job, device),
-        score=models * _forward(shape, replace(job, num_descents=1, lora_rank=0), device),  # adapters are off
+        score=models * sum(_forward(shape, replace(job, num_descents=1, lora_rank=0), device)),  # adapters are off
         update=descents * descent,
         links=_sent(shape, job, models, learning) / _slowest(job, device),
     )
@@ -80,37 +82,33 @@ def _rollout(shape: Shape, job: Job, device: Device) -> float:
     sequences = job.num_sequences / job.num_devices
     length = job.prompt_tokens + job.new_tokens // 2  # on average
     cache = 2 * NUM_BYTES[job.precision] * shape.num_layers * shape.kv_size * length * sequences
-    prompts = _pass(shape, job, device, sequences / job.group_size * job.prompt_tokens, 0, job.prompt_tokens)
-    return prompts + job.new_tokens * (_pass(shape, job, device, sequences, sequences, length) + cache / device.weights)
+    prompts = sum(_pass(shape, job, device, sequences / job.group_size * job.prompt_tokens, 0, job.prompt_tokens))
+    token = sum(_pass(shape, job, device, sequences, sequences, length)) + cache / device.weights
+    return prompts + job.new_tokens * token
 
 
-def _forward(shape: Shape, job: Job, device: Device) -> float:
-    """Of the device's rows of a descent, in passes."""
+def _forward(shape: Shape, job: Job, device: Device) -> tuple[float, float]:
+    """Of the device's rows of a descent, in passes: as `_pass` has it."""
     tokens, responses = tokens_of_a_pass(job)
     times = 2 if job.reads_prompts_once else 1  # prompts, then responses
-    length = job.prompt_tokens + job.new_tokens
-    return _passes(job) * _pass(shape, job, device, tokens, responses, length, times)
+    products, rest = _pass(shape, job, device, tokens, responses, job.prompt_tokens + job.new_tokens, times)
+    return _passes(job) * products, _passes(job) * rest
 
 
 def _pass(
     shape: Shape, job: Job, device: Device, tokens: float, responses: float, length: int, times: int = 1
-) -> float:  # fmt: skip
-    """Forward, over tokens that attend to `length` others, with the logits of the responses among them: operations,
-    the weights, taken in `times`, and what other operations than products read and write."""
+) -> tuple[float, float]:  # fmt: skip
+    """Seconds forward, over tokens that attend to `length` others, with the logits of the responses among them: of
+    products, for operations and weights, taken in `times`, and of the rest, which moves numbers and starts layers."""
+    linear, head = shape.num_linear + shape.num_adapter(job.lora_rank), shape.hidden_size * shape.vocab_size
     attention = 4 * shape.num_layers * shape.hidden_size * length * tokens
-    logits = 2 * shape.hidden_size * shape.vocab_size * responses
-    operations = 2 * shape.num_linear * tokens + attention + logits
+    operations = 2 * linear * tokens + attention + 2 * head * responses
+    weights = times * NUM_BYTES[job.precision] * (linear + head)
     moved = _MOVED * NUM_BYTES[job.precision] * tokens * shape.num_layers * kept_of_a_token(shape, length)
-    moved *= _ADAPTED if job.lora_rank else 1
-    moved += _MOVED_LOGITS * FLOAT * shape.vocab_size * responses
-    return operations / device.flops[job.precision] + times * _read(shape, job, device) + moved / device.bandwidth
-
-
-def _read(shape: Shape, job: Job, device: Device) -> float:
-    """Seconds in which the weights of layers and head come to where they are multiplied, and layers are started."""
-    weights = shape.num_linear + shape.hidden_size * shape.vocab_size
-    start = shape.num_layers * device.layer * (_ADAPTED if job.lora_rank else 1)
-    return NUM_BYTES[job.precision] * weights / device.weights + start
+    starts = times * shape.num_layers * device.layer
+    layers = (moved / device.bandwidth + starts) * (_ADAPTED if job.lora_rank else 1)
+    logits = _MOVED_LOGITS * FLOAT * shape.vocab_size * responses / device.bandwidth
+    return operations / device.flops[job.precision] + weights / device.weights, layers + logits
 
 
 def _passes(job: Job) -> float:

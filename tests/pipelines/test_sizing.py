@@ -142,8 +142,15 @@ def test_seconds_by_hand() -> None:
     only_weights = step_time(shape, job, device._replace(flops={"float32": math.inf}, weights=1.0))
     assert only_weights.score == 4 * (48 + 20)
     assert only_weights.rollout == 4 * (3 * (48 + 20) + 2 * 2 * 2 * 2)  # beside keys and values of 2 tokens, twice
-    only_links = step_time(shape, replace(job, num_devices=2, num_sequences=2), device).links
-    assert only_links == 4 * (48 + 20 + 3 * 2)  # half of the gradients, and half of their sum
+    two = replace(job, num_devices=2, num_sequences=2)
+    assert step_time(shape, two, device).links == 4 * (48 + 20 + 3 * 2)  # half of the gradients, and half of their sum
+    moving = device._replace(bandwidth=1.0)
+    alone, beside = step_time(shape, job, moving), step_time(shape, two, moving)
+    assert beside.update - alone.update == 4 * 4 * (48 + 20 + 3 * 2)  # gradients, into one message and out of it
+    adapted = step_time(shape, replace(job, lora_rank=1), device)  # by 36 weights
+    assert (adapted.score, adapted.update) == (forward, 2 * (forward + 2 * 36 * 3))  # no gradient of the 48
+    starts = step_time(shape, replace(job, lora_rank=1), device._replace(flops={"float32": math.inf}, layer=1.0))
+    assert starts.score == 1 < 3 < starts.update == starts.rollout  # for gradients a layer is started twice more
 
 
 def test_the_command_tells_what_fits_and_a_script_reads_it() -> None:
