@@ -66,12 +66,15 @@ def test_a_mistake_then_a_changed_parameter_then_cancelling(deployed: Deployed, 
     run = api.post(create, parameters={"stages": ["sleep"], "params": {"seed": 2}})
     wait_for(lambda: len(living(mark)) >= 4)
     assert load_yaml(folder / "params.yaml") == load_yaml(folder / "quick") == {"seed": 2}
+    waiting = api.post(create, parameters={"stages": ["quick"]})
     api.post(f"/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
     wait_for(lambda: not living(mark), 60)
     assert state_when(api, run, FINAL)["type"] == "CANCELLED"
     stages = api.stages(run)
     assert {name: stage["state_name"] for name, stage in stages.items()} == {"quick": "Ran", "sleep": "Stopped"}
     assert not (folder / "never").exists()
+    assert state_when(api, waiting, FINAL)["type"] == "COMPLETED"
+    assert "at capacity" not in (folder / "log").read_text()
 
 
 def test_prefects_own_deployment_is_the_same(deployed: Deployed) -> None:
