@@ -1,13 +1,15 @@
 import hashlib
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from triplex.models.saving import save_model
@@ -165,6 +167,30 @@ def test_each_part_is_the_reward_of_its_section(save: Save, places: Any) -> None
     assert load_spec(folder).config.parts().keys() == kinds.keys()
     for name, kind in kinds.items():
         assert type(part(folder, name, places)) is kind
+
+
+def test_every_network_of_a_reward_is_divided_and_whole_while_its_part_scores(save: Save, places: Any) -> None:
+    preference = {"weight": 1.0, "normalise": False, "model": ELSEWHERE}
+    folder = save(sentiment=SENTIMENT | {"form": "graded"}, length=LENGTH, perplexity=BANDED, repetition=REPETITION,
+                  preference=preference)  # fmt: skip
+    reward = load_reward(folder, *places)
+    seen: list[str] = []
+
+    def divide_at_rest(network: nn.Module) -> Any:
+        seen.append(f"divided {type(network).__name__}")
+
+        @contextmanager
+        def whole() -> Iterator[None]:
+            seen.append(f"whole {type(network).__name__}")
+            yield
+
+        return whole
+
+    reward.divide(divide_at_rest)
+    reward.score(PROMPTS, COMPLETIONS, IDS)
+    names = [name.removeprefix("divided ") for name in seen[:3]]
+    assert sorted(names) == ["GPT2ForSequenceClassification", "GPT2ForSequenceClassification", "GPT2LMHeadModel"]
+    assert seen[3:] == [f"whole {name}" for name in names]
 
 
 def test_a_reward_of_the_reference_alone_needs_its_column(save: Save, places: Any) -> None:
