@@ -13,6 +13,7 @@ from triplex.runs.files import sha256_tree, write_text
 from triplex.runs.manifest import declarations
 
 CARD = "README.md"
+_CODE, _PLUGINS = (".py", ".j2"), "plugins"  # no inputs: the parameters have the hash of a plug-in that is in use
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 _LIMITS = {
     "text-generation": (
@@ -35,7 +36,7 @@ def write_card(folder: Path, stage: str, params: BaseModel, made: str, task: str
     """
     yaml, parameters = YAML(typ="rt", pure=True), StringIO()
     yaml.dump(params.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_unmoving(params)), parameters)
-    inputs = [dep for dep in declarations()[stage]["deps"] if Path(dep).suffix not in (".py", ".j2")]
+    inputs = [dep for dep in declarations()[stage]["deps"] if Path(dep).suffix not in _CODE and dep != _PLUGINS]
     data = ModelCardData(
         library_name="transformers", pipeline_tag=task, license="unknown", tags=["triplex", stage.replace("@", "-")]
     )

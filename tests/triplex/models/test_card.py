@@ -13,7 +13,7 @@ DVC_YAML = """\
 stages:
   sft:
     cmd: python -m stages.sft
-    deps: [data/rows.parquet, stages/sft.py, triplex/models/card.md.j2]
+    deps: [data/rows.parquet, stages/sft.py, triplex/models/card.md.j2, plugins]
     outs: [models/sft]
 """
 
@@ -46,6 +46,7 @@ def test_the_card_says_what_went_in_and_how(project: Path) -> None:
     assert f"| `data/rows.parquet` | `{sha256_file('data/rows.parquet')}` |" in card.text
     assert ".py` |" not in card.text
     assert ".j2" not in card.text
+    assert "plugins" not in card.text
     block = card.text.partition("```yaml\n")[2].partition("```")[0]
     assert YAML(typ="safe").load(block) == {"rank": 4, "alpha": 8}
     assert "dvc repro sft" in card.text
