@@ -1,11 +1,11 @@
 """What a core of this machine does in a second, as `pipelines/devices.py` has it: `python -m benchmarks.device`.
 
-One thread; medians. Prints the `Device` of one core.
+One thread; medians of the processor's seconds. Prints the `Device` of one core.
 
 - flops: of a matrix product of a pass's size, 1,024 rows through 768 x 3,072
 - weights: bytes a second of the matrices of that size that 16 rows go through, what their operations take left out
 - bandwidth: bytes a second that the sum of two tensors larger than the caches reads and writes
-- link: bytes a second that each of two processes sends while gloo adds 64 MB up
+- link: bytes a second, by the clock, that each of two processes sends while gloo adds 64 MB up
 - layer: seconds of a layer, 16 wide, for one more token of one sequence
 """
 
@@ -30,16 +30,17 @@ from triplex.runs.allocator import keep_freed_memory
 
 ROWS, FEW_ROWS, WIDTH, INNER, NUM_MATRICES = 1024, 16, 768, 3072, 16
 LARGE = 16 * 2**20  # numbers
+NUM_TIMES = 9
 SMALL = Size(8, 16, 1, 16, 1)
 
 
-def seconds_of(work: Callable[[], Any], times: int = 9) -> float:
+def seconds_of(work: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
     """Median, after a first call."""
     found = []
-    for _ in range(times + 1):
-        begin = time.process_time()
+    for _ in range(NUM_TIMES + 1):
+        begin = clock()
         work()
-        found.append(time.process_time() - begin)
+        found.append(clock() - begin)
     return statistics.median(found[1:])
 
 
@@ -81,7 +82,7 @@ def _add_up(rank: int, store: str, found: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     tensor = torch.ones(LARGE)
-    seconds = seconds_of(lambda: distributed.all_reduce(tensor))
+    seconds = seconds_of(lambda: distributed.all_reduce(tensor), time.perf_counter)
     if rank == 0:
         Path(found).write_text(str(tensor.nbytes / seconds))  # a ring of two sends each byte once
     distributed.destroy_process_group()

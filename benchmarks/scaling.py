@@ -90,14 +90,16 @@ def equality() -> None:
 
 
 def throughput() -> None:
-    """Seconds a step and beside the steps, of a model whose step is mostly calls, and of one of mostly sums.
+    """Seconds a step and beside the steps, of a model whose step is mostly calls, and of one of mostly sums; of that
+    with as many responses again, since a worker's half of them costs a token of the rollout more than half.
 
     Two processes that train apart, each the whole batch, show what the cores would give two workers at best.
     """
-    print("| layers x width | how | s a step | against one process | beside the steps, s |\n|---|---|---|---|---|")
+    print("| layers x width, sequences | how | s a step | against one process | beside the steps, s |")
+    print("|---|---|---|---|---|")
     several = [How("deepspeed", 1, 0), How("ray", 1, 0), How("deepspeed", 2, 0), How("ray", 2, 0), How("ray", 2, 2)]
-    for size in (Size(4, 128, 4, 2048, 64), Size(6, 384, 6, 2048, 64)):
-        name = f"{size.num_layers} x {size.hidden_size}"
+    for size in (Size(4, 128, 4, 2048, 64), Size(6, 384, 6, 2048, 64), Size(6, 384, 6, 2048, 128)):
+        name = f"{size.num_layers} x {size.hidden_size}, {size.num_sequences}"
         first, beside = step_seconds(ALONE, size)
         print(f"| {name} | {ALONE} | {first:.3f} | 1.00 | {beside:.1f} |", flush=True)
         with ProcessPoolExecutor(2, get_context("spawn"), prepare) as pool:

@@ -40,7 +40,7 @@ DEVICES = {
     "h100": _from_data_sheet(80e9, 67e12, 989e12, 3.35e12, 450e9, 50e9),
     "h200": _from_data_sheet(141e9, 67e12, 989e12, 4.8e12, 450e9, 50e9),
     "rtx4090": _from_data_sheet(24e9, 83e12, 165e12, 1.0e12, 32e9, 3e9),
-    "cpu-core": Device(12.6e9, {"float32": 162e9, "bfloat16": 1.1e12}, 5.8e9, 14e9, 2.3e9, 2.3e9, 0.24e-3),
+    "cpu-core": Device(12.6e9, {"float32": 162e9, "bfloat16": 1.1e12}, 5.8e9, 14e9, 1.1e9, 1.1e9, 0.24e-3),
 }
 
 
