@@ -30,6 +30,7 @@ from triplex.models.loading import load_causal_lm
 from triplex.models.saving import save_model
 from triplex.models.scratch import ScratchConfig, build_causal_lm, train_tokenizer
 from triplex.perplexity.scorer import FrozenScorer
+from triplex.runs.allocator import keep_freed_memory
 from triplex.runs.params import ComputeConfig
 from triplex.runs.stage import Run
 
@@ -169,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=tables)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every stage does
     for name in parser.parse_args().tables:
         print(f"{name}: {environment()}\n")
         with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from triplex.distributed.chunks import mapper_of
 from triplex.distributed.ray_cluster import cluster, import_ray
 from triplex.distributed.worker import tell, told
+from triplex.runs.allocator import keep_freed_memory
 from triplex.runs.errors import InputError
 from triplex.runs.params import ComputeConfig
 
@@ -43,6 +44,7 @@ class Actor:
 
     def __init__(self, task: dict[str, Any]) -> None:
         os.chdir(task["folder"])
+        keep_freed_memory()
         self._mapper, self._error = mapper_of(task), Path(task["error"])
 
     def __call__(self, numbers: pa.Table) -> pa.Table:
