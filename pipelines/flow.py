@@ -161,7 +161,10 @@ class Execution:
                 if standing := read_standing(line):
                     watched.show(standing)
                 result = result or outcome(line, name)
-                last = last if line.startswith("ERROR: failed to reproduce") else line
+                if last.startswith("error: ") and line.startswith("  "):
+                    last = f"{last}; {line.strip()}"  # the remedy of a mistake
+                elif not line.startswith("ERROR: failed to reproduce"):
+                    last = line
             code = guarded.exit_code()
         self._running.discard(guarded)
         seconds = f"{time.monotonic() - start:.1f} s"

@@ -88,7 +88,7 @@ if Path("meet").exists() and out.stem in ("ppo", "grpo"):
     while not (Path("ppo").exists() and Path("grpo").exists()):
         time.sleep(0.05)
 if Path("fail").exists() and Path("fail").read_text() == out.stem:
-    sys.exit("error: no such luck")
+    sys.exit("error: no such luck\\n  try again")
 digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs) + Path("params.yaml").read_bytes()).hexdigest()
 out.parent.mkdir(parents=True, exist_ok=True)
 score = {"mean": 0.5, "std": 0.1, "min": 0.0, "max": 1.0, "ci_low": 0.25, "ci_high": 0.75}
