@@ -143,23 +143,25 @@ def serve(
     token: str,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, which let the requests under way finish; `ready` is called with the URL.
+    """Serve until SIGTERM or Ctrl-C, which let the requests under way finish; a second one ends it at once.
 
-    To be called in the main thread. `max_wait_ms` is what a lone request waits for company.
+    To be called in the main thread. `ready` is called with the URL. `max_wait_ms` is what a lone request waits for
+    company.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with RewardServer(
-            reward, port=port, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, token=token
-        ) as server:
-            try:
-                if ready:
-                    ready(server.url)
-                server.serve_forever()
-            except KeyboardInterrupt:
-                print("the reward server stops", file=sys.stderr)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with RewardServer(reward, port=port, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, token=token) as server:
+
+        def stop(*_: object) -> None:  # an exception here would close a connection that has just been accepted
+            threading.Thread(target=server.shutdown, daemon=True).start()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            if ready:
+                ready(server.url)
+            server.serve_forever()
+            print("the reward server stops", file=sys.stderr)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
