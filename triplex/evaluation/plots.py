@@ -197,7 +197,7 @@ def _parts(parts: Mapping[str, Measure]) -> Picture:
         axes.margins(x=0.08)
         _model_rows(axes, next(iter(parts.values())))
         axes.set_xlabel("mean of each part, as it enters the sum")
-        _legend(axes)
+        _legend(axes, num_columns=2)
 
     return draw("compare-parts", "What the reward is made of", _SMALL, paint)
 
@@ -290,5 +290,5 @@ def _finish(axes: Axes, curves: Mapping[str, Curves], columns: Sequence[str], un
     axes.set_ylabel(unit)
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+def _legend(axes: Axes, num_columns: int = 3) -> None:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=num_columns)

@@ -67,11 +67,14 @@ ModelFolder = Annotated[Path, typer.Option("--model", metavar="DIR", help="A Hug
 TextColumn = Annotated[str, typer.Option("--text-column", help="The column of the texts; in a .txt file it is `text`.")]
 Format = Annotated[str | None, typer.Option("--format", help="txt, csv, json, jsonl, parquet; else by the ending.")]
 Pools = Annotated[PoolProfile, typer.Option(help="default: the worst quarter of phrases and sentences; plain: means.")]
-Dtype = Annotated[Precision, typer.Option("--precision", help="In which the model computes.")]
+_WEIGHTS_HELP = f"Of the levels in the weighted perplexity: {', '.join(Weights)}."
+Dtype = Annotated[Precision, typer.Option("--precision", metavar="DTYPE", help="float32 or bfloat16.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, max=256, help="CPU threads; another count gives other last digits.")
+    int | None, typer.Option(metavar="N", min=1, max=256, help="CPU threads; another count gives other last digits.")
 ]
-BatchSize = Annotated[int, typer.Option("--max-tokens-per-batch", min=1, help="Padded positions in one forward pass.")]
+BatchSize = Annotated[
+    int, typer.Option("--max-tokens-per-batch", metavar="N", min=1, help="Padded positions in one forward pass.")
+]
 
 
 @app.command(
@@ -91,7 +94,7 @@ def score(
     text_column: TextColumn = "text",
     context_column: Annotated[str | None, typer.Option(help="What is read before each text; it is not scored.")] = None,
     file_format: Format = None,
-    weights: Annotated[Weights, typer.Option(help="Of the levels in the weighted perplexity.")] = Weights.DEFAULT,
+    weights: Annotated[Weights, typer.Option(metavar="NAME", help=_WEIGHTS_HELP)] = Weights.DEFAULT,
     pools: Pools = PoolProfile.DEFAULT,
     precision: Dtype = Precision.FLOAT32,
     threads: Threads = None,
