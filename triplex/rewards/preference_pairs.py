@@ -29,9 +29,11 @@ def held_out(config: PreferenceConfig, rows: Sequence[Pair]) -> tuple[list[Pair]
             key = f"preference {group_key(row['prompt'])}"
             sides[hash_fraction(key) < config.model.holdout_frac].append(row)
     if not all(sides):
-        what = f"{len(sides[0])} training and {len(sides[1])} held-out pairs that differ, from {len(rows)} rows"
-        remedy = "give pairs of more prompts (data.preferences), or change reward.preference.model.holdout_frac"
-        raise InputError(PAIRS, what, remedy)
+        num_prompts = len({group_key(row["prompt"]) for row in rows})
+        rows_of = f"{len(rows)} rows of {num_prompts} prompts"
+        what = f"{len(sides[0])} training and {len(sides[1])} held-out pairs that differ, from {rows_of}"
+        more = "give pairs of more prompts (data.preferences, or texts that begin differently, data.prompt_words)"
+        raise InputError(PAIRS, what, f"{more}, or change reward.preference.model.holdout_frac")
     return sides
 
 
