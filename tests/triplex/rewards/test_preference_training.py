@@ -205,7 +205,8 @@ def test_blank_texts_are_refused(name: str, text: str) -> None:
     ],
 )
 def test_pairs_on_both_sides_are_needed(some: list[Row], holdout_frac: float, sides: str) -> None:
-    with pytest.raises(InputError, match=rf"{sides} pairs that differ, from {len(some)} rows\n  remedy: give pairs"):
+    where = f"from {len(some)} rows of {len({row['prompt'] for row in some})} prompts"
+    with pytest.raises(InputError, match=rf"{sides} pairs that differ, {where}\n  remedy: give pairs of more prompts"):
         held_out(configured(holdout_frac=holdout_frac), some)
 
 
