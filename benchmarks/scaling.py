@@ -102,6 +102,8 @@ def throughput() -> None:
         name = f"{size.num_layers} x {size.hidden_size}, {size.num_sequences}"
         first, beside = step_seconds(ALONE, size)
         print(f"| {name} | {ALONE} | {first:.3f} | 1.00 | {beside:.1f} |", flush=True)
+        half, beside = step_seconds(ALONE, size._replace(num_sequences=size.num_sequences // 2))
+        print(f"| {name} | local, half the sequences | {half:.3f} | {first / half:.2f} | {beside:.1f} |", flush=True)
         with ProcessPoolExecutor(2, get_context("spawn"), prepare) as pool:
             apart, beside = max(pool.map(step_seconds, [ALONE, ALONE], [size, size]))
         print(f"| {name} | two apart | {apart:.3f} | {2 * first / apart:.2f} | {beside:.1f} |", flush=True)
