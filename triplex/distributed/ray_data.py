@@ -18,6 +18,7 @@ from triplex.runs.params import ComputeConfig
 
 def map_numbers(compute: ComputeConfig, task: dict[str, Any], num_chunks: int) -> Iterator[pa.Table]:
     """What the mapper of `task` makes of each chunk, in order. InputError as an actor has raised it."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an "E" line of how Ray Data itself starts its actors
     ray = import_ray()
     error = Path(task["error"])
     error.unlink(missing_ok=True)
