@@ -45,9 +45,9 @@ class Strategy:
         rank = self.rank if worker is None else worker
         return slice(num * rank // self.num_workers, num * (rank + 1) // self.num_workers)
 
-    def gather(self, rows: Tensor, num: int) -> Tensor:
-        """All `num` rows, given those of this worker's share, on every worker."""
-        return rows
+    def gather(self, tensors: list[Tensor], num: int) -> list[Tensor]:
+        """All `num` rows of each tensor, given those of this worker's share, on every worker."""
+        return tensors
 
     def gather_lists(self, items: list[Any]) -> list[Any]:
         """The workers' lists one after the other."""
@@ -115,15 +115,20 @@ class Replicated(Strategy):
     def __init__(self) -> None:
         self.rank, self.num_workers = distributed.get_rank(), distributed.get_world_size()
 
-    def gather(self, rows: Tensor, num: int) -> Tensor:
-        """By padding the shares to the largest of them."""
+    def gather(self, tensors: list[Tensor], num: int) -> list[Tensor]:
+        """As bytes, in one message; shares are padded to the largest of them."""
         sizes = [len(range(num)[self.share(num, worker=w)]) for w in range(self.num_workers)]
-        sent = rows.view(torch.uint8) if rows.dtype == torch.bool else rows  # gloo knows no bool
-        sent = torch.cat([sent, sent.new_zeros(max(sizes) - len(sent), *sent.shape[1:])])
+        as_bytes = [tensor.unsqueeze(-1).flatten(1).contiguous().view(torch.uint8) for tensor in tensors]
+        sent = torch.cat(as_bytes, 1)
+        sent = torch.cat([sent, sent.new_zeros(max(sizes) - len(sent), sent.shape[1])])
         received = [torch.empty_like(sent) for _ in sizes]
-        distributed.all_gather(received, sent.contiguous())
+        distributed.all_gather(received, sent)
         found = torch.cat([part[:size] for part, size in zip(received, sizes, strict=True)])
-        return found.view(torch.bool) if rows.dtype == torch.bool else found
+        parts = found.split([each.shape[1] for each in as_bytes], 1)
+        return [
+            part.clone(memory_format=torch.contiguous_format).view(tensor.dtype).view(num, *tensor.shape[1:])
+            for part, tensor in zip(parts, tensors, strict=True)
+        ]
 
     def gather_lists(self, items: list[Any]) -> list[Any]:
         """By torch's own encoding of objects, between processes of one job."""

@@ -18,26 +18,24 @@ def gather_responses(strategy: Strategy, own: Responses, num: int, max_new_token
         return own
     missing = max_new_tokens - own.ids.shape[1]
 
-    def gathered(x: Tensor, fill: int = 0) -> Tensor:
-        return strategy.gather(pad(x, (0, missing), value=fill) if x.dim() == 2 else x, num)
+    def widened(x: Tensor, fill: int = 0) -> Tensor:
+        return pad(x, (0, missing), value=fill)
 
-    mask = gathered(own.mask)
+    given = [widened(own.ids, pad_id), widened(own.mask), widened(own.logprobs), own.terminated]
+    if own.values is not None:
+        given.append(widened(own.values))
+    ids, mask, logprobs, terminated, *values = strategy.gather(given, num)
     width = int(mask.any(0).sum())
-    values = None if own.values is None else gathered(own.values)[:, :width]
     return Responses(
-        gathered(own.ids, pad_id)[:, :width], mask[:, :width], gathered(own.logprobs)[:, :width],
-        gathered(own.terminated), values,
-    )  # fmt: skip
+        ids[:, :width], mask[:, :width], logprobs[:, :width], terminated, values[0][:, :width] if values else None
+    )
 
 
 def gather_rewards(strategy: Strategy, own: RewardOutput, num: int) -> RewardOutput:
     """All `num` rewards; each worker has scored those of its share."""
-    return RewardOutput(
-        strategy.gather(own.total, num),
-        {name: strategy.gather(values, num) for name, values in own.components.items()},
-        strategy.gather(own.valid, num),
-        {name: strategy.gather_lists(values) for name, values in own.extras.items()},
-    )
+    total, valid, *components = strategy.gather([own.total, own.valid, *own.components.values()], num)
+    extras = {name: strategy.gather_lists(values) for name, values in own.extras.items()}
+    return RewardOutput(total, dict(zip(own.components, components, strict=True)), valid, extras)
 
 
 def own_passes(minibatch: Batch, max_tokens: int, strategy: Strategy) -> list[tuple[Tensor, int]]:

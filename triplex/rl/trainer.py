@@ -148,10 +148,9 @@ class Trainer:
                 if batch.values is not None and responses.values is None:
                     batch.values[places] = self._values(part)
         own = self.strategy.share(len(batch))
-        measured = {
-            name: self.strategy.gather(value[own], len(batch))
-            for name in ("ref_logprobs", "kl", "values") if (value := getattr(batch, name)) is not None
-        }  # fmt: skip
+        names = [name for name in ("ref_logprobs", "kl", "values") if getattr(batch, name) is not None]
+        found = self.strategy.gather([getattr(batch, name)[own] for name in names], len(batch))
+        measured: dict[str, Any] = dict(zip(names, found, strict=True))
         mask = responses.mask & rewards.valid.to(self.device)[:, None]
         return replace(batch, response_mask=mask, **measured), rewards
 
