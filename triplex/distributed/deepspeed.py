@@ -23,6 +23,7 @@ def import_deepspeed() -> Any:
     """The package, without what it would build with a C++ compiler."""
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # an optimiser that DeepSpeed looks at loads torch's compiler
     import deepspeed
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that it still uses

@@ -35,10 +35,11 @@ def import_ray() -> Any:
         "RAY_worker_niceness": "0",  # by Ray's 15 whatever else runs on the machine comes before the training
     }  # fmt: skip
     if ADDRESS not in os.environ:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # by which Ray, on any system, stays on loopback
+        os.environ |= {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # by which Ray, on any system, stays on loopback
+            "RAY_enable_autoscaler_v2": "1",  # it ends when it is asked to, the first one a second later
+        }
     import ray
-    import ray.data
-    import ray.train.torch
 
     return ray
 

@@ -3,6 +3,8 @@
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ def map_numbers(compute: ComputeConfig, task: dict[str, Any], num_chunks: int) -
     """What the mapper of `task` makes of each chunk, in order. InputError as an actor has raised it."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an "E" line of how Ray Data itself starts its actors
     ray = import_ray()
+    importing = ThreadPoolExecutor(1).submit(import_module, "ray.data")  # while the cluster starts
     error = Path(task["error"])
     error.unlink(missing_ok=True)
     with cluster(ray, compute):
+        importing.result()
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is told below, once
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
