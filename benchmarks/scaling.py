@@ -4,7 +4,7 @@ Trains a random GPT-2 in one process, through torchrun and through Ray, by one w
 ZeRO; every worker has one thread. Needs the extras ray and deepspeed. Prints Markdown.
 
 - equality: 20 steps of GRPO, PPO and SFT; the weights' digests side by side, the ids sampled or read, and the losses
-  against those of one process
+  against those of one process; with GRPO also of one process that makes the passes of two workers
 - throughput: seconds a step, and those of the stage beside its steps: start of the workers, imports, model, end; also
   of two processes apart, which is what the cores give at best
 """
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.pipeline import environment
-from benchmarks.training import Size, write_model
+from benchmarks.training import MAX_TOKENS_PER_PASS, Size, write_model
 from triplex.distributed.launch import run_workers
 from triplex.runs import interrupt
 from triplex.runs.allocator import keep_freed_memory
@@ -52,7 +52,9 @@ ALONE = How("local", 1, 0)
 TWO = [How(executor, 2, stage) for stage in range(4) for executor in ("deepspeed", "ray")]
 
 
-def measure(how: How, algorithm: str, size: Size, num_steps: int) -> tuple[list[dict[str, Any]], float]:
+def measure(
+    how: How, algorithm: str, size: Size, num_steps: int, tokens: int = MAX_TOKENS_PER_PASS
+) -> tuple[list[dict[str, Any]], float]:
     """What each worker has written down, and the seconds of the whole."""
     with TemporaryDirectory() as folder:
         model, state = Path(folder) / "model", Path(folder) / "state"
@@ -64,7 +66,7 @@ def measure(how: How, algorithm: str, size: Size, num_steps: int) -> tuple[list[
         })  # fmt: skip
         given = {
             "algorithm": algorithm, "size": list(size), "num_steps": num_steps, "model": str(model),
-            "learning_rate": LEARNING_RATES[algorithm],
+            "learning_rate": LEARNING_RATES[algorithm], "max_tokens_per_pass": tokens,
         }  # fmt: skip
         begin = time.perf_counter()
         run_workers(compute, "benchmarks.scaling_work", given, Run("benchmark", 7, state))
@@ -77,15 +79,17 @@ def equality() -> None:
     print("| algorithm | how | weights | the same ids as one process, steps | largest relative difference of a loss |")
     print("|---|---|---|---|---|")
     ones = [How("deepspeed", 1, 0), How("ray", 1, 0), How("deepspeed", 1, 2)]
+    runs = [(str(how), how, MAX_TOKENS_PER_PASS) for how in [*ones, *TWO]]
+    halves = [(f"{ALONE}, two passes", ALONE, SMALL.num_sequences // 2 * (SMALL.prompt_tokens + SMALL.new_tokens))]
     for algorithm in ("grpo", "ppo", "sft"):
         (alone,), _ = measure(ALONE, algorithm, SMALL, STEPS["equality"])
         print(f"| {algorithm} | {ALONE} | {alone['weights']} | | |", flush=True)
-        for how in [*ones, *TWO]:
-            found, _ = measure(how, algorithm, SMALL, STEPS["equality"])
+        for name, how, tokens in halves * (algorithm == "grpo") + runs:
+            found, _ = measure(how, algorithm, SMALL, STEPS["equality"], tokens)
             same = sum(a == b for a, b in zip(found[0]["ids"], alone["ids"], strict=True))
             scale = max(map(abs, alone["losses"]))
             apart = max(abs(a - b) for a, b in zip(found[0]["losses"], alone["losses"], strict=True)) / scale
-            cells = [algorithm, str(how), found[0]["weights"], f"{same} of {len(alone['ids'])}", f"{apart:.1e}"]
+            cells = [algorithm, name, found[0]["weights"], f"{same} of {len(alone['ids'])}", f"{apart:.1e}"]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

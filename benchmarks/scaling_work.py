@@ -47,7 +47,7 @@ def work(given: dict[str, Any], run: Run, strategy: Strategy) -> None:
 
 def reinforcement(given: dict[str, Any], run: Run, strategy: Strategy) -> dict[str, Any]:
     """Digests of the sampled ids, losses and seconds of the steps after the first."""
-    training.LEARNING_RATE = given["learning_rate"]
+    training.LEARNING_RATE, training.MAX_TOKENS_PER_PASS = given["learning_rate"], given["max_tokens_per_pass"]
     watch = Watch()
     make_trainer(
         given["algorithm"], Size(*given["size"]), Path(given["model"]), given["num_steps"], EvenTokens(), [watch], run,

@@ -12,7 +12,9 @@ DEVICES_A_NODE = 8
 #: times that a number which is kept for the backward pass is read or written forward; backward twice as often
 _MOVED, _MOVED_LOGITS = 4, 4
 _ADAPTED = 1.7  # times that a layer with adapters costs, where it computes nothing and in what it moves
-_ADAM = 10  # numbers moved for a weight that learns: of AdamW 4 read and 3 written, the norm, clipping
+#: numbers moved for a weight that learns: of AdamW 4 read and 3 written, clipping 2, the norm; DeepSpeed takes the norm
+#: of a copy in float64 (5), makes gradients one tensor (2) and copies what has descended into the weights (2)
+_DESCENT, _DEEPSPEED_DESCENT = 10, 18
 
 
 class Device(NamedTuple):
@@ -64,11 +66,12 @@ def step_time(shape: Shape, job: Job, device: Device) -> StepTime:
     models = 2 if job.has_value_network else 1
     learning = models * shape.num_parameters if job.lora_rank == 0 else shape.num_adapter(job.lora_rank)
     descents = job.num_epochs * job.num_descents
-    own = learning / job.num_devices if job.zero_stage else learning  # on which this device descends
     products, rest = _forward(shape, job, device)
-    passes = 2 if job.lora_rank else 3  # of products: forward, gradients of states, and of weights that are not frozen
-    copied = 4 * learning if job.num_devices > 1 and job.zero_stage == 0 else 0  # into one message and out of it
-    descent = models * (passes * products + 3 * rest) + FLOAT * (_ADAM * own + copied) / device.bandwidth
+    times = 2 if job.lora_rank else 3  # of products: forward, gradients of states, and of weights that are not frozen
+    moved = _moved(job, learning)
+    if job.zero_stage == 3 and job.num_devices > 1:  # weights come in parts, which are put together
+        moved += 2 * _passes(job) * models * _fetched_in_a_pass(shape)
+    descent = models * (times * products + 3 * rest) + FLOAT * moved / device.bandwidth
     return StepTime(
         rollout=_rollout(shape, job, device),
         score=models * sum(_forward(shape, replace(job, num_descents=1, lora_rank=0), device)),  # adapters are off
@@ -117,17 +120,42 @@ def _passes(job: Job) -> float:
     return max(1.0, job.num_sequences * job.new_tokens / job.num_devices / job.num_descents / responses)
 
 
+def _moved(job: Job, learning: float) -> float:
+    """Numbers of gradients and weights read and written for one descent: at stage 0 gradients go into one message and
+    out of it. DeepSpeed copies them into its message, at stage 3 in the workers' order, and divides them there, and its
+    part out of it, which it adds to that of the passes before; then it descends on its part."""
+    own = learning / job.num_devices
+    if job.zero_stage == 0:
+        return _DESCENT * learning + (4 * learning if job.num_devices > 1 else 0)
+    times = _messages(job)
+    kept = 5 * times - 3 if job.zero_stage < 3 else 3 * times - 1
+    return _DEEPSPEED_DESCENT * own + times * (4 if job.zero_stage == 3 else 2) * learning + kept * own
+
+
+def _messages(job: Job) -> float:
+    """Times that gradients are added up for a descent: from stage 2 on no worker keeps them between its passes."""
+    return _passes(job) if job.zero_stage > 1 else 1.0
+
+
+def _fetched_in_a_pass(shape: Shape) -> int:
+    """Weights at stage 3: each layer's forward and backward, a tied embedding for the head as well."""
+    return 2 * (shape.num_parameters + shape.hidden_size * shape.vocab_size * shape.is_tied)
+
+
 def _sent(shape: Shape, job: Job, models: int, learning: float) -> float:
-    """Bytes of a device: gradients are added up and weights put together once a descent; at stage 3 weights for the
-    forward and the backward pass, for sampling and for scoring, and the reference's in each of its passes."""
+    """Bytes of a device: all gradients are added up, from stage 1 on the new weights are put together; at stage 3 each
+    device gets its part of the gradients alone, and weights for the passes, for sampling and for scoring, and the
+    reference's in each of its passes."""
     others = (job.num_devices - 1) / job.num_devices
     gradients, descents = FLOAT * learning * others, job.num_epochs * job.num_descents
     if job.zero_stage < 3:
-        return 2 * gradients * descents
-    weights = FLOAT * models * shape.num_parameters * others
+        return descents * gradients * (2 * _messages(job) + (job.zero_stage > 0))
+    weights = 2 * shape.num_parameters + descents * _passes(job) * _fetched_in_a_pass(shape)
     reference = 0 if job.lora_rank else NUM_BYTES[job.precision] * shape.num_parameters * others
-    times = 2 * _passes(job) * descents + 2
-    return gradients * descents + weights * times + reference * _passes(replace(job, num_descents=1))
+    return (
+        descents * _messages(job) * gradients + FLOAT * models * weights * others
+        + _passes(replace(job, num_descents=1)) * reference
+    )  # fmt: skip
 
 
 def _slowest(job: Job, device: Device) -> float:

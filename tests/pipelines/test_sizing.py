@@ -147,6 +147,17 @@ def test_seconds_by_hand() -> None:
     moving = device._replace(bandwidth=1.0)
     alone, beside = step_time(shape, job, moving), step_time(shape, two, moving)
     assert beside.update - alone.update == 4 * 4 * (48 + 20 + 3 * 2)  # gradients, into one message and out of it
+    zero = [step_time(shape, replace(two, zero_stage=stage), device).links for stage in (1, 2, 3)]
+    half = 2 * (48 + 20 + 3 * 2)  # bytes of half of the gradients, the weights or the reference
+    assert zero == [3 * half, 3 * half, half + 2 * (half + 2 * 20) + 2 * half + half]  # passes, sampling, reference
+    copied = [step_time(shape, replace(two, zero_stage=stage), moving).update - alone.update for stage in (1, 2, 3)]
+    assert copied == [4 * (18 * 37 + 2 * 74 + 2 * 37 - 10 * 74)] * 2 + [
+        4 * (18 * 37 + 4 * 74 + 2 * 37 + 4 * 94 - 10 * 74)
+    ]
+    passes = replace(two, num_sequences=4, tokens_per_pass=3)  # two a device, after each of which stage 2 adds up
+    first, second = (step_time(shape, replace(passes, zero_stage=stage), moving) for stage in (1, 2))
+    assert second.links - first.links == 2 * 148
+    assert second.update - first.update == 4 * (2 * 74 + 2 * 37 + 3 * 37)
     adapted = step_time(shape, replace(job, lora_rank=1), device)  # by 36 weights
     assert (adapted.score, adapted.update) == (forward, 2 * (forward + 2 * 36 * 3))  # no gradient of the 48
     starts = step_time(shape, replace(job, lora_rank=1), device._replace(flops={"float32": math.inf}, layer=1.0))

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from triplex.distributed.strategy import Replicated, Whole
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
-_BUCKET = 1_000_000  # elements; torch's deterministic mode fills a larger one with NaN at each step, for seconds
+_BUCKET = 16_000_000  # elements of a message; workers wait for each other at each of them
 
 
 def import_deepspeed() -> Any:
@@ -42,18 +42,23 @@ class Sharded(Replicated):
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Any:
         """The engine, whose forward fetches the weights that a layer needs."""
         deepspeed = import_deepspeed()
-        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+        deepspeed.init_distributed(dist_backend=distributed.get_backend(), verbose=False)
+        if distributed.get_backend() == "gloo":
+            deepspeed.comm.comm.cdb.all_gather_function = _Exchange
         place = {"device": "cpu" if self.offload else "none"}
         zero: dict[str, Any] = {
             "stage": self.zero_stage, "reduce_bucket_size": _BUCKET, "allgather_bucket_size": _BUCKET,
             "overlap_comm": False, "offload_optimizer": place,
         }  # fmt: skip
         if self.zero_stage == 3:
-            zero |= {"offload_param": place, "stage3_param_persistence_threshold": 0}
+            zero |= {"offload_param": place, "stage3_param_persistence_threshold": 0, "contiguous_gradients": False}
+        else:  # gradients are added up in the bucket; what DeepSpeed calls reduce_scatter does so too, in a copy of it
+            zero |= {"reduce_scatter": False}
         config = {
             "train_micro_batch_size_per_gpu": 1,  # which nothing here reads: a pass has as many rows as fit
             "managed_gradient_accumulation": False,  # any number of passes, then a step
             "gradient_clipping": max_grad_norm,
+            "gradient_allreduce_op": "mean" if self.zero_stage == 3 else "sum",  # which stage 3 does not have
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # torch's AdamW, which needs no compiler
@@ -97,8 +102,8 @@ class Sharded(Replicated):
         return whole
 
     def backward(self, loss: Tensor) -> None:
-        """DeepSpeed takes the mean over the workers, and what is wanted is the sum."""
-        self.engine.backward(loss * self.num_workers)
+        """Stage 3 takes the mean over the workers, and what is wanted is the sum."""
+        self.engine.backward(loss * self.num_workers if self.zero_stage == 3 else loss)
 
     def step(self) -> Tensor:
         """As alone; a norm that is not finite is found when the weights have changed, and the run ends there."""
@@ -196,6 +201,27 @@ class Sharded(Replicated):
         deepspeed.utils.safe_set_local_fp32_param(parameter, own)
         with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0):
             parameter.copy_(value)
+
+
+class _Exchange:
+    """Every worker gets the others' parts, each straight to its place in `output_tensor`; gloo's own all_gather copies
+    all of them on the way."""
+
+    def __init__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool) -> None:
+        """`input_tensor` is this worker's part, there already or not; in step with the other workers."""
+        parts, rank = output_tensor.chunk(distributed.get_world_size(group)), distributed.get_rank(group)
+        parts[rank].copy_(input_tensor)
+        others = [(distributed.get_global_rank(group, i), part) for i, part in enumerate(parts) if i != rank]
+        sent = [distributed.P2POp(distributed.isend, parts[rank], other, group) for other, _ in others]
+        received = [distributed.P2POp(distributed.irecv, part, other, group) for other, part in others]
+        self._works = distributed.batch_isend_irecv(sent + received)
+        if not async_op:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all of them are there."""
+        for work in self._works:
+            work.wait()
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:
