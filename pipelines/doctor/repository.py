@@ -34,7 +34,7 @@ def dirty_lock() -> Iterator[Finding]:
     if LOCK_FILE.exists() and LOCK_FILE.stat().st_size and _git("status", "--porcelain", "--", str(LOCK_FILE)):
         yield Finding(
             "dvc.lock not committed", str(LOCK_FILE), "git does not know these results; others get those before them",
-            f"git add {LOCK_FILE} && git commit", warning=True,
+            f"git add params.yaml {LOCK_FILE} && git commit", warning=True,
         )  # fmt: skip
 
 
