@@ -20,7 +20,6 @@ from triplex.runs.params import ComputeConfig
 
 def map_numbers(compute: ComputeConfig, task: dict[str, Any], num_chunks: int) -> Iterator[pa.Table]:
     """What the mapper of `task` makes of each chunk, in order. InputError as an actor has raised it."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an "E" line of how Ray Data itself starts its actors
     ray = import_ray()
     importing = ThreadPoolExecutor(1).submit(import_module, "ray.data")  # while the cluster starts
     error = Path(task["error"])
