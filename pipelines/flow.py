@@ -143,7 +143,7 @@ class Execution:
     def cancelled(self) -> State:
         """The state of the whole after Ctrl-C, with the stages that it stopped."""
         stopped = [name for name, state in self._states.items() if state.name == "Stopped"]
-        what = f"{', '.join(stopped)} stopped, state kept; " if stopped else ""
+        what = f"{', '.join(stopped)} stopped; " if stopped else ""
         return Cancelled(message=f"{what}{self._counts()}")
 
     def _repro(self, name: str) -> State:

@@ -89,7 +89,10 @@ class Guarded:
 
 
 def main(command: list[str]) -> int:
-    """Run the command until it ends or the guard is told to end it; then end whatever it left running."""
+    """Run the command until it ends or the guard is told to end it; then end whatever it left running.
+
+    Told to, it interrupts the command as Ctrl-C would and terminates what the command has started.
+    """
     adopt_orphans()
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -107,7 +110,12 @@ def main(command: list[str]) -> int:
         if set(os.read(woken, 512)) != {signal.SIGCHLD}:
             grace = STOP_SECONDS
             break
-    end_all(descendants, grace)
+    if child.poll() is None:
+        child.send_signal(signal.SIGINT)  # DVC waits for the end of the stage under it, then lets go of its locks
+        end_all(lambda: [process for process in descendants() if process.pid != child.pid], grace)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_SECONDS)
+    end_all(descendants, GRACE_SECONDS)
     return exit_code(child.wait())
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from benchmarks.fault_kills import Kills
 from pipelines import overrides
+from pipelines.graph import read_graph
 from pipelines.publish import publish
+from pipelines.resume import state_of
+from pipelines.status import changes
 from tests.hub import hub
 from tests.project import copy_of_the_project, copy_of_the_run, run
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_file
+from triplex.runs.states import STATES
 
 CHROMIUM = Path("/usr/bin/chromium")
 STAGES = ("prepare", "base", "sft", "baseline", "reward", "train@ppo", "train@grpo", "evaluate", "plot")
@@ -157,6 +162,23 @@ def test_what_does_not_verify_is_not_published(repro: Path, tmp_path: Path, monk
         publish(Path("models/ppo"), str(tmp_path / "kind"))
     file.write_text(written)
     assert not (tmp_path / "kind").exists()
+
+
+def test_a_stopped_stage_is_told_with_its_step(repro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as outs that are deleted; nor are those who need them changed by that."""
+    monkeypatch.chdir(repro)
+    model, state = Path("models/ppo"), state_of("train@ppo")
+    model.rename("ppo")
+    (state / "step-000001").mkdir(parents=True)
+    told = changes(read_graph())
+    state.rename(STATES / f"train-ppo-{'0' * 16}")
+    told_of_other_inputs = changes(read_graph())
+    shutil.rmtree(STATES / f"train-ppo-{'0' * 16}")
+    told_without_a_state = changes(read_graph())
+    Path("ppo").rename(model)
+    assert told == {key: [] for key in STAGES} | {"train@ppo": ["stopped, goes on from step 1"]}
+    assert told_of_other_inputs["train@ppo"] == ["stopped, starts anew"]
+    assert told_without_a_state == {key: [] for key in STAGES} | {"train@ppo": ["models/ppo deleted"]}
 
 
 def test_held_out_prompts_never_occur_in_training(repro: Path) -> None:

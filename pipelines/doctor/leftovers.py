@@ -1,26 +1,22 @@
 """What killed processes leave: locks that nobody holds, temporary files, states that nothing will resume."""
 
 import fcntl
-import importlib
 import json
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from pipelines.check import params_models
 from pipelines.doctor.finding import Finding
 from pipelines.doctor.locked import cache_folder
-from pipelines.graph import stage_modules
+from pipelines.resume import state_of
 from triplex.runs import lock
 from triplex.runs.errors import InputError
 from triplex.runs.files import remove_folder, strays
-from triplex.runs.manifest import check_inputs, declarations, environment
-from triplex.runs.params import read_params
-from triplex.runs.stage import STATES, state_path, states
+from triplex.runs.manifest import declarations
+from triplex.runs.states import STATES, states
 
 RWLOCK = Path(".dvc/tmp/rwlock")  # JSON: which process reads or writes which path
 _WRITTEN_TO = ("data", "models", "reports", ".triplex")
@@ -110,17 +106,9 @@ def _resumable(name: str) -> list[Path]:
     if not there:
         return []
     try:
-        identity = {"stage": name, "params": _params(name), "inputs": check_inputs(declarations()[name]["deps"])}
+        return [state_of(name)]
     except InputError:
         return there
-    return [state_path(name, {**identity, "environment": environment()})]
-
-
-def _params(name: str) -> dict[str, Any]:
-    base, _, item = name.partition("@")
-    module = importlib.import_module(stage_modules()[base])
-    model = module.PARAMS[item] if item else params_models(module)[0]
-    return read_params(model).model_dump(mode="json")
 
 
 def _stage_locks() -> list[Path]:

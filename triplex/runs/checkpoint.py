@@ -62,6 +62,12 @@ def newest(state: Path) -> Path | None:
     return None
 
 
+def last_step(state: Path) -> int | None:
+    """The step that the newest checkpoint in `state`, or in a folder of it, was written after, None without one."""
+    names = [_NAME.fullmatch(path.name) for path in state.rglob("step-*")]
+    return max((int(name[1]) for name in names if name), default=None)
+
+
 def identity_of(path: Path) -> dict[str, Any]:
     """What `write_checkpoint` was given for the checkpoint at `path`."""
     return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["identity"]

@@ -1,6 +1,5 @@
 """The frame around a stage: one at a time, from verified inputs, in a state of its own, a manifest at the end."""
 
-import json
 import os
 import shutil
 import signal
@@ -9,9 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -23,9 +20,7 @@ from triplex.runs.files import remove_folder, told_when_full
 from triplex.runs.interrupt import Interrupted
 from triplex.runs.manifest import check_inputs, declarations, environment, write_manifest
 from triplex.runs.seeds import derive_seed, seed_everything
-
-STATES = Path(".triplex/state")
-_KEY_CHARACTERS = 16
+from triplex.runs.states import STATES, half_removed, state_path, states
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
         identity |= go_on(state, whole)
         storage.check_storage(state)
         STATES.parent.chmod(0o700)  # DVC makes it, for its site cache, and lets everybody write there
-        for left in [*_half_removed(name), *map(Path, declared["outs"])]:
+        for left in [*half_removed(name), *map(Path, declared["outs"])]:
             _remove(left)
         seed = derive_seed(values["seed"], name)
         if not torch.cuda.is_available():  # of which DeepSpeed, where it is installed, would warn in every stage
@@ -74,26 +69,6 @@ def run_stage(name: str, params: BaseModel) -> Iterator[Run]:
             remove_folder(old)
 
 
-def state_path(name: str, identity: dict[str, Any]) -> Path:
-    """Where a run of stage `name` keeps what it can go on from; `identity` is all that its bytes depend on."""
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:_KEY_CHARACTERS]
-    return STATES / f"{name.replace('@', '-')}-{key}"
-
-
-def states(name: str) -> list[Path]:
-    """The state folders of stage `name`."""
-    return sorted(STATES.glob(_folders(name)))
-
-
-def _half_removed(name: str) -> list[Path]:
-    """State folders that a killed run was removing."""
-    return list(STATES.glob(f".{_folders(name)}.*.tmp"))
-
-
-def _folders(name: str) -> str:
-    return f"{name.replace('@', '-')}-{'[0-9a-f]' * _KEY_CHARACTERS}"
-
-
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -105,10 +80,10 @@ def _remove(path: Path) -> None:
 def _told_how_it_stopped(name: str) -> Iterator[None]:
     try:
         yield
-    except Interrupted as stop:
-        by, progress = signal.Signals(stop.signal).name, lock.last_beat().progress()
-        how = f"stopped by {by} at {progress}" if progress else f"stopped by {by}"
-        print(f"stage {name}: {how}, state kept; run again to go on", file=sys.stderr, flush=True)
+    except Interrupted:
+        progress = lock.last_beat().progress()
+        how = f"stopped at {progress}, state kept" if progress else "stopped before its first step"
+        print(f"stage {name}: {how}; run again to go on", file=sys.stderr, flush=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # a second one would only stop what libraries do at the end
         raise

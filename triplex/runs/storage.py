@@ -12,9 +12,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from triplex.runs.errors import InputError
 from triplex.runs.files import atomic_folder, write_text
+from triplex.runs.states import STATES
 
 STORAGE = "TRIPLEX_CHECKPOINTS"
-_STATES = Path(".triplex/state")
 _ROWS = "*.jsonl"  # which grow beside the checkpoints
 
 
@@ -30,7 +30,7 @@ def place(state: Path) -> tuple[Any, str] | None:
         raise InputError(_where(), str(error), remedy) from error
     if isinstance(file_system, LocalFileSystem):
         file_system.auto_mkdir = True  # object stores have no folders
-    resolved, states = state.resolve(), _STATES.resolve()
+    resolved, states = state.resolve(), STATES.resolve()
     name = resolved.relative_to(states).as_posix() if resolved.is_relative_to(states) else resolved.name
     return file_system, f"{root.rstrip('/')}/{name}"
 
