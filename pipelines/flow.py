@@ -155,7 +155,8 @@ class Execution:
             if self._stopped:  # said between the look above and the line before
                 guarded.end()
             for line in lines(guarded.output()):
-                if is_hint(line):
+                of_dvc = line.startswith("ERROR: failed to reproduce")
+                if is_hint(line) or (of_dvc and self._stopped):
                     continue
                 get_run_logger().info(line)
                 if standing := read_standing(line):
@@ -163,7 +164,7 @@ class Execution:
                 result = result or outcome(line, name)
                 if last.startswith("error: ") and line.startswith("  "):
                     last = f"{last}; {line.strip()}"  # the remedy of a mistake
-                elif not line.startswith("ERROR: failed to reproduce"):
+                elif not of_dvc:
                     last = line
             code = guarded.exit_code()
         self._running.discard(guarded)

@@ -81,7 +81,7 @@ def _told_how_it_stopped(name: str) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        progress = lock.last_beat().progress()
+        progress = lock.last_beat().progress().removeprefix(f"{name} ")
         how = f"stopped at {progress}, state kept" if progress else "stopped before its first step"
         print(f"stage {name}: {how}; run again to go on", file=sys.stderr, flush=True)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -254,7 +254,7 @@ def test_a_stopped_stage_says_where_and_keeps_its_state(number: signal.Signals, 
         time.sleep(0.05)
     process.send_signal(number)
     said = process.communicate(timeout=300)[1]
-    assert said == "stage make: stopped at make step 40 of 240, state kept; run again to go on\n"
+    assert said == "stage make: stopped at step 40 of 240, state kept; run again to go on\n"
     assert process.returncode == code == 128 + number
     assert (states()[0] / "checkpoint").read_text() == "x"
     assert lock.read(lock.lock_path("make")) == (None, False)
