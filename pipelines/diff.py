@@ -1,7 +1,9 @@
 """`python -m pipelines diff`: where two runs part, from their manifests and digests."""
 
 import json
+import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -20,7 +22,10 @@ EXAMPLES = """
 * `python -m pipelines diff HEAD~1 .`: an older run, from DVC's cache, and the one here
 * `python -m pipelines diff ../other . --json | jq -r '.[] | select(.kind == "params").place'`
 """
-_HASH_DIGITS = 12
+_ABSENT = "absent"
+_HASH = re.compile(r"[0-9a-f]{16,64}")
+_HASH_DIGITS = 7  # git's
+_WHOLE = 22  # characters of a number, which are not broken
 
 
 class Row(NamedTuple):
@@ -51,7 +56,7 @@ def diff(
     if as_json:
         typer.echo(json.dumps([row._asdict() for row in rows]))
     elif rows:
-        _print_table(rows)
+        _print_tables(rows, run_a, run_b)
     else:
         typer.echo("the same: code, parameters, environment, inputs, outputs")
     raise typer.Exit(Exit.FAILED if rows else Exit.DONE)
@@ -95,7 +100,7 @@ def _inputs(
             made = any(str(place) in written for place in (Path(path), *Path(path).parents))
             made = made or path.startswith("reports/manifests/")
             if one.get(path) != other.get(path) and not made and is_code == (kind == "code"):
-                found = (path, *(_hash(run.get(path)) for run in (one, other)))
+                found = (path, one.get(path, _ABSENT), other.get(path, _ABSENT))
                 stages.setdefault(found, []).append(name)
     for (path, x, y), into in stages.items():
         yield Row(kind, _shortened(into), path, x, y)
@@ -130,24 +135,30 @@ def _results(one: Path, other: Path, name: str, a: dict[str, Any], b: dict[str, 
             return
     for out in sorted(a["files"].keys() | b["files"].keys()):
         if a["files"].get(out) != b["files"].get(out):
-            x, y = (_hash(run["files"].get(out, {}).get("sha256")) for run in (a, b))
+            x, y = (run["files"].get(out, {}).get("sha256", _ABSENT) for run in (a, b))
             yield Row("result", name, out, x, y)
             return
-
-
-def _hash(digest: str | None) -> str:
-    return "absent" if digest is None else digest[:_HASH_DIGITS]
 
 
 def _shortened(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _print_table(rows: list[Row]) -> None:
-    columns = [
-        Column(name, no_wrap=name == "first at", overflow="fold") for name in ("differs", "in", "first at", "A", "B")
-    ]
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console(highlight=False).print(table)
+def _print_tables(rows: list[Row], run_a: str, run_b: str) -> None:
+    """A table a kind, in which only texts of several words are broken; hashes are cut to their first digits."""
+    console = Console(highlight=False)
+    for number, (kind, group) in enumerate(groupby(rows, lambda row: row.kind)):
+        cells = [(row.place, _short_hash(row.one), _short_hash(row.other), row.where) for row in group]
+        table = Table(Column(kind, no_wrap=True, overflow="fold"), box=None)
+        for header, values in zip((run_a, run_b, "in"), list(zip(*cells, strict=True))[1:], strict=True):
+            whole = max(len(value.split()[0]) for value in values)
+            table.add_column(escape(header), overflow="fold", min_width=min(whole, _WHOLE))
+        for row in cells:
+            table.add_row(*map(escape, row))
+        if number:
+            console.print()
+        console.print(table)
+
+
+def _short_hash(value: str) -> str:
+    return value[:_HASH_DIGITS] if _HASH.fullmatch(value) else value

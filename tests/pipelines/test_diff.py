@@ -140,6 +140,25 @@ def test_the_command_says_so_and_exits(one: Path, tmp_path: Path, monkeypatch: p
     assert "the same" in done.output
 
 
+def test_columns_have_the_runs_names_and_short_hashes_which_json_has_whole(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, loss = ["a" * 64, "b" * 64], -0.022554900031536818
+    monkeypatch.chdir(one)
+    write_run(Path(), **{"base.py": code[0]})
+    make(tmp_path, monkeypatch, "other", changed(1, loss=loss), rate=0.2, **{"base.py": code[1]})
+    done = CliRunner().invoke(app, ["diff", "../one", "."], env={"COLUMNS": "80"})
+    words = [line.split() for line in done.stdout.splitlines() if line]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert words[:2] == [
+        ["code", "../one", ".", "in"],
+        ["base.py", *("aaaaaaa", "bbbbbbb"), "base", "and", "1", "more"],
+    ]
+    assert ["step", "1:", "loss", str(1 / 3), str(loss), "base"] in words
+    rows = json.loads(CliRunner().invoke(app, ["diff", "../one", ".", "--json"]).stdout)
+    assert [rows[0]["one"], rows[0]["other"]] == code
+
+
 def test_of_equal_rows_there_is_no_first_step() -> None:
     assert first_step(DIGESTS, DIGESTS) is None
     assert first_step([], []) is None

@@ -83,7 +83,8 @@ def check(
     if as_json:
         typer.echo(json.dumps({"num_rows": len(rows), "texts": [line._asdict() for line in lines], "hackable": ways}))
     else:
-        Console().print(*tables(lines), sep="\n")
+        whole, by_part = tables(lines)
+        Console().print(whole, "", by_part, sep="\n")
         typer.echo("\n".join(ways) or f"sound: on {len(rows)} rows human text is above every text that nobody wants")
     raise typer.Exit(HACKABLE if ways else 0)
 

@@ -122,23 +122,24 @@ def ways_to_cheat(lines: Sequence[Line]) -> list[str]:
         elif line.difference == 0:
             said = "scores the same as human text"
         else:
-            said = f"scores {-line.difference:.3g} below human text, which these rows cannot tell from nothing"
+            said = f"scores {-line.difference:.3g} below human text, within the noise of these rows"
         found.append(f"hackable: `{line.name}` {said}")
     return found
 
 
 def tables(lines: Sequence[Line]) -> tuple[Table, Table]:
     """The lines for a terminal: how each text stands to human text, and what each part of the reward gives it."""
-    parts = next((list(line.components) for line in lines if line.components), [])
     whole = Table("text", "reward", "minus human (95 %)", "applies to", box=None)
-    by_part = Table(Column("text", no_wrap=True), *(Column(part, overflow="fold") for part in parts), box=None)
     for line in lines:
         difference = "-"
         if line.difference is not None and line.name != HUMAN:
             difference = f"{line.difference:+.3f} ({line.low:+.3f} to {line.high:+.3f})"
         mean = "does not apply" if line.mean is None else f"{line.mean:.3f}"
         whole.add_row(line.name, mean, difference, f"{line.valid:.0%}")
-        by_part.add_row(line.name, *(f"{line.components[part]:.3f}" if line.components else "-" for part in parts))
+    texts = (Column(line.name, justify="right") for line in lines)
+    by_part = Table(Column("part", no_wrap=True), *texts, box=None, collapse_padding=True)
+    for part in next((line.components for line in lines if line.components), {}):
+        by_part.add_row(part, *(f"{line.components[part]:.3f}" if line.components else "-" for line in lines))
     return whole, by_part
 
 

@@ -1,6 +1,7 @@
 """What a hackable reward looks like before a run: degenerate texts that score no less than human ones."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from triplex.data.tables import SCHEMAS, write_table
 from triplex.models.huggingface import HuggingFaceLM
@@ -157,7 +159,7 @@ def test_what_cannot_be_told_from_human_text_counts_as_a_way_to_cheat() -> None:
         line("empty", None, None, None),
     ]
     assert ways_to_cheat(lines) == [
-        "hackable: `repeated` scores 0.01 below human text, which these rows cannot tell from nothing",
+        "hackable: `repeated` scores 0.01 below human text, within the noise of these rows",
         "hackable: `prompt copy` scores 0.125 above human text",
     ]
 
@@ -175,7 +177,19 @@ def test_bad_24_a_text_to_which_the_reward_does_not_apply_has_no_score(tiny_toke
     assert shown.row_count == len(batteries)
     assert list(shown.columns[0].cells)[-1] == "empty"
     assert list(shown.columns[1].cells)[-1] == "does not apply"
-    assert [column.header for column in by_part.columns] == ["text", "words"]
+    assert list(by_part.columns[0].cells) == ["words"]
+    assert list(by_part.columns[-1].cells) == ["-"]
+
+
+def test_the_names_of_six_parts_stay_whole_in_80_columns() -> None:
+    parts = ["sentiment", "repetition", "length", "perplexity", "preference", "reads_like_the_prompt"]
+    texts = [HUMAN, "gold", "sft", "empty", "repeated", "shuffled gold", "prompt copy"]
+    lines = [Line(text, -0.5, -0.1, -0.25, 0.05, dict.fromkeys(parts, -0.125), 1.0) for text in texts]
+    console = Console(width=80, file=io.StringIO())
+    console.print(tables(lines)[1])
+    shown = console.file.getvalue().splitlines()
+    assert [line.split() for line in shown[-len(parts) :]] == [[part] + 7 * ["-0.125"] for part in parts]
+    assert set(" ".join(shown).split()) >= set(" ".join(texts).split())
 
 
 def test_responses_of_the_model_are_those_of_their_rows(tiny_lm: Callable[..., Any], tiny_tokenizer: Any) -> None:
