@@ -81,7 +81,7 @@ def run(
         overrides.check(params)  # what can be told before anything starts
         wait_for_server = start_server()
         with one_flow_at_a_time():
-            prepare(stages or [], only, params)  # the flow does the same; here a mistake is told without a traceback
+            plan = prepare(stages or [], only, params)  # as the flow does; here a mistake has no traceback
         from pipelines.flow import triplex  # Prefect reads the server's address when it is imported
 
         wait_for_server()
@@ -90,7 +90,10 @@ def run(
         raise _ctrl_c("ended at once") from None
     if state.is_cancelled():
         raise _ctrl_c(str(state.message))
-    raise typer.Exit(Exit.DONE if state.is_completed() else Exit.FAILED)
+    if not state.is_completed():
+        raise typer.Exit(Exit.FAILED)
+    if any(str(report.PAGE) in stage.outs for stage in plan.values()):
+        typer.echo(report.NAMED)
 
 
 @app.command()
@@ -107,7 +110,7 @@ def check() -> None:
 @app.command(
     epilog="""
 * `python -m pipelines status`: what would run
-* `python -m pipelines status --json | jq -r 'to_entries[] | select(.value.state == "changed").key'`
+* `python -m pipelines status --json | jq 'map_values(.state)'`
 """
 )
 def status(as_json: Json = False) -> None:

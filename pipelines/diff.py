@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 * `python -m pipelines diff ../other .`: two folders
 * `python -m pipelines diff HEAD~1 .`: an older run, from DVC's cache, and the one here
-* `python -m pipelines diff ../other . --json | jq -r '.[] | select(.kind == "params").place'`
+* `python -m pipelines diff ../other . --json | jq -r '.[].place'`
 """
 _ABSENT = "absent"
 _HASH = re.compile(r"[0-9a-f]{16,64}")

@@ -29,10 +29,8 @@ from triplex.runs import history
 from triplex.runs.progress import read_standing
 
 PARALLEL_STAGES = "TRIPLEX_PARALLEL_STAGES"
-# Prefect logs a task that returns a failed state as an error with the traceback of no exception
-logging.getLogger("prefect.task_runs").addFilter(lambda record: record.exc_info != (None, None, None))
 _THREADS: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=64)  # a task that waits occupies a thread
-_WORDS = {"Ran": "in {}", "Restored": "from DVC's cache in {}, {}", "Skipped": "up to date, checked in {}, {}"}
+_WORDS = {"Ran": "ran in {}", "Restored": "restored from DVC's cache in {}, {}", "Skipped": "up to date, {1}"}
 _COUNTED = {
     "Ran": "ran",
     "Restored": "restored",
@@ -41,6 +39,15 @@ _COUNTED = {
     "Stopped": "stopped",
     "Failed": "failed",
 }
+
+
+def _tells_more(record: logging.LogRecord) -> bool:
+    """Not how a task has completed, which `run_stage` tells; nor a failed state as the traceback of no exception."""
+    completed = record.levelno == logging.INFO and record.getMessage().startswith("Finished in state")
+    return not completed and record.exc_info != (None, None, None)
+
+
+logging.getLogger("prefect.task_runs").addFilter(_tells_more)
 
 
 def _run_name() -> str:
@@ -91,6 +98,8 @@ def run_stage(name: str, execution: "Execution") -> State:
         context = TaskRunContext.get()
         assert context is not None
         context.task_run.name = f"{name} ({word})"  # the graph on Prefect's page shows no names of states
+    if state.is_completed():
+        get_run_logger().info(state.message)
     return state
 
 
@@ -155,13 +164,16 @@ class Execution:
             if self._stopped:  # said between the look above and the line before
                 guarded.end()
             for line in lines(guarded.output()):
+                told = outcome(line, name)
+                if told == "Ran":
+                    watched.begin()
+                result = result or told
                 of_dvc = line.startswith("ERROR: failed to reproduce")
                 if is_hint(line) or (of_dvc and self._stopped):
                     continue
                 get_run_logger().info(line)
                 if standing := read_standing(line):
                     watched.show(standing)
-                result = result or outcome(line, name)
                 if last.startswith("error: ") and line.startswith("  "):
                     last = f"{last}; {line.strip()}"  # the remedy of a mistake
                 elif not of_dvc:

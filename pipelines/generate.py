@@ -143,7 +143,8 @@ def side_by_side(
         for number, row in enumerate(zip(*answers, strict=True)):
             table.add_row(visible(prompt if number == 0 else ""), *map(_cell, row))
     if any(not completion.ended for column in columns for samples in column for completion in samples):
-        table.caption = f"{CUT_OFF} not ended after {max_new_tokens} tokens"
+        table.caption = f"{CUT_OFF}: cut off after {max_new_tokens} tokens (--max-new-tokens), not ended by the model"
+        table.caption_justify = "left"
     return table
 
 

@@ -12,6 +12,7 @@ _LONGEST = 65536
 _HINT = re.compile(
     r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core\.autostage"
     r"|Use `dvc push`|Data and pipelines are up to date|(Generating|Updating) lock file"
+    r"|Stage '[^']+' (didn't change|is cached)"
 )
 
 
@@ -39,7 +40,7 @@ def lines(pieces: Iterable[bytes]) -> Iterator[str]:
 
 
 def is_hint(line: str) -> bool:
-    """Whether the line is DVC's advice on git and remotes, of no use in a log of every stage."""
+    """Whether the line is DVC's advice on git and remotes, or says that a stage was not run, as the flow does."""
     return _HINT.match(line) is not None
 
 

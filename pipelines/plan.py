@@ -32,7 +32,7 @@ _SPARE = 0.1  # of a device's memory, for the runtime and what its allocator can
 
 def plan(
     model: Annotated[str, typer.Option(help="A folder, a name such as llama-3-8b, or a size such as 13B.")],
-    gpus: Annotated[int, typer.Option(min=1, help="Devices, all alike; eight a node.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Devices, all of the kind of --device; eight a node.")] = 1,
     device: Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}.")] = "h100",
     zero_stage: Annotated[int, typer.Option(min=0, max=3, help="deepspeed.zero_stage of compute")] = 0,
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="compute.precision")] = "bfloat16",
@@ -88,7 +88,8 @@ def plan(
         console.print(f"at most batch_size {largest['batch_size']:,} with these passes")
         console.print(f"at most tokens_per_pass {largest['tokens_per_pass']:,} with this batch\n")
     else:
-        console.print("\n  ".join(["would fit with", *(ways or ["a smaller model, or larger devices"])]), end="\n\n")
+        head = "would fit with any one of" if len(ways) > 1 else "would fit with"
+        console.print("\n  ".join([head, *(ways or ["a smaller model, or larger devices"])]), end="\n\n")
     console.print(_time_table(shape, job, seconds))
 
 

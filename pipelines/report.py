@@ -13,6 +13,7 @@ from triplex.runs.errors import InputError
 from triplex.runs.params import load_yaml
 
 PAGE = Path("reports/index.html")
+NAMED = f"report: {PAGE}, which `python -m pipelines report` opens"
 EXAMPLES = """
 * `python -m pipelines report`: opens reports/index.html in the browser
 * `python -m pipelines report --path`: tells where it is, for a machine without one

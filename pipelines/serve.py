@@ -1,12 +1,16 @@
 """`python -m pipelines serve`: Prefect's page, from whose form runs are started, and what runs them here."""
 
+import asyncio
 import logging
+import signal
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from pipelines import environment
 from pipelines.server import start_server
+from triplex.runs.errors import Exit
 
 EXAMPLES = """
 * `python -m pipelines serve`: the page, on http://127.0.0.1:4200, until Ctrl-C
@@ -23,10 +27,26 @@ def serve(port: Annotated[int, typer.Option(help="Of the page.", min=1, max=6553
     """
     environment.prepare()
     wait_for_server = start_server(port)
-    from pipelines.flow import triplex  # Prefect reads the server's address when it is imported
+    from prefect.runner import Runner  # Prefect reads the server's address when it is imported
+
+    from pipelines.flow import triplex
 
     wait_for_server()
     # every two seconds, of a run that waits for its turn: it is not lost, and the page shows it as Late
     logging.getLogger("prefect.runner").addFilter(lambda record: "at capacity" not in record.getMessage())
     description = "The stages of dvc.yaml, each run through DVC in this working tree."
-    triplex.serve("local", description=description, limit=1, print_starting_message=False)
+    ended_by = signal.SIGINT
+
+    class _Runner(Runner):
+        def handle_sigterm(self, *_: object) -> None:
+            """As after Ctrl-C; Prefect's own leaves the coroutine that ends the runner unawaited."""
+            nonlocal ended_by
+            ended_by = signal.SIGTERM
+            signal.raise_signal(signal.SIGINT)
+
+    runner = _Runner(name="local", limit=1)
+    runner.add_flow(triplex, name="local", description=description)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
+    if ended_by == signal.SIGTERM:
+        raise typer.Exit(Exit.TERMINATED)

@@ -51,7 +51,7 @@ def _wait_until_healthy(guarded: Guarded, log: Path) -> None:
         try:
             with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):  # noqa: S310  (http, ours)
                 page = os.environ["PREFECT_API_URL"].removesuffix("/api")
-                print(f"Prefect's page: {page}, which asks for what {PASSWORD} holds", file=sys.stderr)
+                print(f"Prefect's page: {page}, login: {PASSWORD}", file=sys.stderr)
                 return
         except (urllib.error.URLError, TimeoutError):
             time.sleep(0.1)

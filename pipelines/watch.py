@@ -8,7 +8,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging.handlers import PrefectConsoleHandler
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.theme import Theme
 
 from triplex.runs.progress import Standing, bars, read_standing
@@ -43,11 +43,11 @@ class Watch:
 
 
 class StageWatch:
-    """One stage: its bar moves from the start, its artifact appears with the first that is known of it."""
+    """One stage: its bar appears when it begins, its artifact with the first that is known of it."""
 
     def __init__(self, name: str, shown: Progress | None) -> None:
         self._name, self._bars = name, shown
-        self._bar = shown.add_task(name, total=None, left="", figures="") if shown else None
+        self._bar: TaskID | None = None
         self._artifact: UUID | None = None
 
     def __enter__(self) -> "StageWatch":
@@ -56,6 +56,11 @@ class StageWatch:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._bars and self._bar is not None:
             self._bars.remove_task(self._bar)
+
+    def begin(self) -> None:
+        """The stage runs: it is neither up to date nor restored."""
+        if self._bars:
+            self._bar = self._bars.add_task(self._name, total=None, left="", figures="")
 
     def show(self, standing: Standing) -> None:
         """The stage is that far."""

@@ -83,7 +83,8 @@ def main() -> None:
                 seed=run.seed,
             )
             write_text(OUT, page)
-            print(f"plot: {sum(map(len, pictures.values()))} pictures -> {PLOTS}, report -> {OUT}")
+            print(f"plot: {sum(map(len, pictures.values()))} pictures -> {PLOTS}")
+            print(f"report: {OUT}, which `python -m pipelines report` opens")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,10 @@ def no_commits() -> Iterator[Finding]:
 def dirty_lock() -> Iterator[Finding]:
     """A dvc.lock that is not the one of the last commit: results that git does not know."""
     if LOCK_FILE.exists() and LOCK_FILE.stat().st_size and _git("status", "--porcelain", "--", str(LOCK_FILE)):
+        committed = _git("cat-file", "-e", f"HEAD:./{LOCK_FILE}") is not None
         yield Finding(
-            "dvc.lock not committed", str(LOCK_FILE), "git does not know these results; others get those before them",
+            "dvc.lock differs from the committed one" if committed else "dvc.lock not committed", str(LOCK_FILE),
+            f"git does not know these results; others get {'those before them' if committed else 'none'}",
             f"git add params.yaml {LOCK_FILE} && git commit", warning=True,
         )  # fmt: skip
 

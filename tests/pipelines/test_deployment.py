@@ -1,7 +1,6 @@
 """A run started as from Prefect's page: deployed and executed by `python -m pipelines serve`, cancelled there."""
 
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from tests.pipelines.conftest import ROOT, Api, environment, make_repository, wait_for
 from tests.pipelines.test_guard import FAMILY, living
+from triplex.runs.errors import Exit
 from triplex.runs.params import load_yaml
 
 Deployed = tuple[Path, dict[str, Any], str]  # see the fixture
@@ -43,8 +43,9 @@ stages:
         )
     (deployment,) = wait_for(lambda: api.post("/deployments/filter"))
     yield folder, deployment, mark
-    running.send_signal(signal.SIGINT)
-    assert running.wait(60) == 0
+    running.terminate()
+    assert running.wait(60) == Exit.TERMINATED
+    assert "Warning" not in (folder / "log").read_text()
 
 
 def state_when(api: Api, run: dict[str, Any], types: set[str]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_a_row_a_prompt_and_a_column_a_model() -> None:
         "�much",
     ]
     assert shown[2].count("kettle boils fast and the handle stays cool.") == 1
-    assert shown[-1].strip() == "… not ended after 6 tokens"
+    assert shown[-1] == "…: cut off after 6 tokens (--max-new-tokens), not ended by the model"
 
 
 @pytest.mark.parametrize("width", [30, 80, 160])

@@ -42,4 +42,6 @@ def test_outcome(line: str, expected: str | None) -> None:
 
 def test_hints() -> None:
     assert is_hint("Use `dvc push` to send your updates to remote storage.")
+    assert is_hint("Stage 'sft' didn't change, skipping")
+    assert not is_hint("Running stage 'sft':")
     assert not is_hint("> python -m stages.sft")

@@ -173,6 +173,8 @@ def test_the_command_tells_what_fits_and_a_script_reads_it() -> None:
     shown = CliRunner().invoke(app, ["plan", "--model", "70B"])
     assert "does not fit" in shown.stdout
     assert "would fit with\n  --gpus 64 --zero-stage 3 --lora-rank 16 --four-bit\n" in shown.stdout
+    shown = CliRunner().invoke(app, ["plan", "--model", "llama-3-8b", "--gpus", "8"])
+    assert "would fit with any one of\n  --gpus 32 --zero-stage 3\n  --zero-stage 3 --lora-rank 16\n" in shown.stdout
     assert "rollout" in shown.stdout
 
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 app = command_line(
     "How likely a language model finds a text, by token, word, phrase and sentence. docs/perplexity.md explains.",
     """
-* `python -m triplex.perplexity score --model models/sft --text "It was cheap. I like it."`: one text
-* `python -m triplex.perplexity score --model models/sft reviews.csv --text-column review --json`: a file, for a program
-* `python -m triplex.perplexity baseline --model models/sft --data articles.txt --out baselines.parquet`: a table
+* `python -m triplex.perplexity score --model models/sft --text "I like it."`
+* `python -m triplex.perplexity score --model models/sft stories.txt`: a text a line
+* `python -m triplex.perplexity score --model models/sft rows.jsonl --json`: for a script
+* `python -m triplex.perplexity baseline --model models/sft --data stories.txt --out b.parquet`: a table
 * `python -m triplex.perplexity score --help`: more
 """,
 )
@@ -79,7 +80,7 @@ BatchSize = Annotated[
 
 @app.command(
     epilog="""
-* `python -m triplex.perplexity score --model models/sft --text "It was cheap. I like it."`
+* `python -m triplex.perplexity score --model models/sft --text "I like it."`
 * `python -m triplex.perplexity score --model models/sft stories.txt --weights story`: one text a line
 * `python -m triplex.perplexity score --model models/sft rows.jsonl --context-column prompt --text-column completion`
 * `python -m triplex.perplexity score --model models/sft rows.jsonl --json | jq .total`
@@ -250,16 +251,19 @@ def _report(scorer: "FrozenScorer", rows: "list[Row]", weights: str) -> dict[str
 
 def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     total = report["total"]
-    table = Table("text", "tokens", *total["nats"], f"weighted ({report['weights']})", box=None)
+    measures = ("tokens", *total["nats"], "weighted")
+    numbers = (Column(name, justify="right", no_wrap=True) for name in measures)
+    table = Table(Column("text", overflow="fold"), "", *numbers, box=None, collapse_padding=True)
     rows = [(text["id"], text) for text in report["texts"]] + [(f"mean of {total['num_texts']:,}", total)]
     for name, values in rows:
-        levels = [f"{nats:.3f} ({values['perplexity'][level]:,.2f})" for level, nats in values["nats"].items()]
-        table.add_row(name, f"{values['num_tokens']:,}", *levels, f"{values['weighted_perplexity']:,.2f}")
-    table.caption = "nats per token (perplexity)"
+        perplexities = [*values["perplexity"].values(), values["weighted_perplexity"]]
+        table.add_row(name, "nats", f"{values['num_tokens']:,}", *(f"{nats:.3f}" for nats in values["nats"].values()))
+        table.add_row("", "perplexity", "", *(f"{number:,.{2 * (number < 1000)}f}" for number in perplexities))
     Console().print(table)
+    typer.echo(f"nats per token; weighted: by the {report['weights']} weights of word, phrase and sentence")
 
 
 def _words(left_out: Counter[str]) -> str:

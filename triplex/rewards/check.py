@@ -122,7 +122,7 @@ def ways_to_cheat(lines: Sequence[Line]) -> list[str]:
         elif line.difference == 0:
             said = "scores the same as human text"
         else:
-            said = f"scores {-line.difference:.3g} below human text, within the noise of these rows"
+            said = f"scores {-line.difference:.3g} below human text, within the noise"
         found.append(f"hackable: `{line.name}` {said}")
     return found
 

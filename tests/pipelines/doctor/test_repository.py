@@ -35,9 +35,10 @@ def test_bad_79_a_repository_without_commits(finished: Path) -> None:
 def test_bad_80_a_lock_that_is_not_committed(finished: Path) -> None:
     (finding,) = dirty_lock()
     assert finding.warning
+    assert finding.what == "dvc.lock not committed"
     commit()
     Path("dvc.lock").write_text(Path("dvc.lock").read_text() + "# changed\n")
-    assert len(list(dirty_lock())) == 1
+    assert [finding.what for finding in dirty_lock()] == ["dvc.lock differs from the committed one"]
 
 
 def test_bad_81_no_git(finished: Path) -> None:

@@ -83,12 +83,15 @@ def test_a_file_with_its_totals_and_what_is_left_out(run: Run, model: Path, data
 
 
 def test_a_table_for_people(run: Run, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, err = run("score", "--model", model, data)
     assert code == 0
-    assert out.splitlines()[0].split() == ["text", "tokens", *LEVELS, "weighted", "(default)"]
-    assert [line.split()[0] for line in out.splitlines()[1:4]] == ["1", "3", "4"]
-    assert "mean of 3" in out
+    head, *rows, legend = out.splitlines()
+    assert head.split() == ["text", "tokens", *LEVELS, "weighted"]
+    assert [row.split()[:2] for row in rows[:6:2]] == [["1", "nats"], ["3", "nats"], ["4", "nats"]]
+    assert [len(row.split()) for row in rows[1::2]] == [2 + len(LEVELS)] * 4  # no number is broken
+    assert rows[6].split()[:3] == ["mean", "of", "3"]
+    assert legend == "nats per token; weighted: by the default weights of word, phrase and sentence"
     assert err == "left out: 1 blank, 1 longer than the 64 tokens that the model takes\n"
 
 

@@ -159,7 +159,7 @@ def test_what_cannot_be_told_from_human_text_counts_as_a_way_to_cheat() -> None:
         line("empty", None, None, None),
     ]
     assert ways_to_cheat(lines) == [
-        "hackable: `repeated` scores 0.01 below human text, within the noise of these rows",
+        "hackable: `repeated` scores 0.01 below human text, within the noise",
         "hackable: `prompt copy` scores 0.125 above human text",
     ]
 
