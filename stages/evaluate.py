@@ -107,7 +107,7 @@ def main() -> None:
             tables = {name: answers.slice(num * i, num) for i, name in enumerate(names)}
             write_json(REPORT, summarise(tables, run.seed))
             write_chunks(SAMPLES, tables.values(), tables["sft"].schema)
-            print(f"evaluate: {len(names)} models on {num} held-out prompts -> {REPORT}, {SAMPLES}")
+            print(f"evaluate: {len(names)} models on {num} prompts -> {REPORT}, {SAMPLES}")
 
 
 if __name__ == "__main__":

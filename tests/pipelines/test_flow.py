@@ -34,6 +34,7 @@ def test_a_first_run_a_lost_file_a_changed_parameter_and_a_forced_stage(toy: Pat
     }
     assert edges == {name: set(needs) for name, needs in NEEDS.items()}
     assert flow_run["state"]["message"] == "9 of 9 stages: 9 ran"
+    assert done.stdout == "report: reports/index.html, which `python -m pipelines report` opens\n"
     assert "sft | writing models/sft.txt" in done.stderr
     assert "sft | step 1/2" in done.stderr
     logs = api.post("/logs/filter", logs={"task_run_id": {"any_": [stages["sft"]["id"]]}})
@@ -54,7 +55,12 @@ def test_a_first_run_a_lost_file_a_changed_parameter_and_a_forced_stage(toy: Pat
     assert load_yaml(clone / "dvc.lock") == load_yaml(toy / "dvc.lock")
 
     (toy / "models/sft.txt").unlink()
-    assert run_pipelines(toy, "run", PREFECT_API_URL=api.url).returncode == 0
+    done = run_pipelines(toy, "run", PREFECT_API_URL=api.url)
+    assert done.returncode == 0
+    told = dict(line.split(" | ")[1:] for line in done.stderr.splitlines() if " | " in line)  # the last line of each
+    assert told["base"] == "up to date, same inputs"
+    assert told["sft"].startswith("restored from DVC's cache in ")
+    assert len(done.stderr.splitlines()) == len(NEEDS) + 3  # a line a stage, and three of Prefect's flow
     assert names_of_states(api) == {**dict.fromkeys(NEEDS, "Skipped"), "sft": "Restored"}
     names = {stage["name"] for stage in api.stages(api.last_run()).values()}
     assert {"sft (restored)", "base (up to date)"} < names

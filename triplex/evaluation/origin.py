@@ -72,9 +72,14 @@ def departures(params: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any
     """The preset from which the fewest values of `params` differ, and those values.
 
     A preset is laid over the one named `default`, section by section, as `python -m pipelines preset` does; of two that
-    are equally near, the first by name, but the default before all.
+    are equally near, the first by name, but the default before all. Of a section that `params` lacks, that of an
+    algorithm which is not trained, nothing differs.
     """
-    found = {name: _differing({**presets[DEFAULT], **preset}, params) for name, preset in sorted(presets.items())}
+    whole = {name: {**presets[DEFAULT], **preset} for name, preset in sorted(presets.items())}
+    found = {
+        name: _differing({section: value for section, value in preset.items() if section in params}, params)
+        for name, preset in whole.items()
+    }
     return min(found.items(), key=lambda item: (len(item[1]), item[0] != DEFAULT))
 
 

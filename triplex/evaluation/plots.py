@@ -142,6 +142,7 @@ def _frontier(curves: Mapping[str, Curves]) -> Picture:
             kl, reward = (running_mean(np.array(run[name], np.float64)) for name in ("kl", "reward"))
             axes.plot(kl, reward, color=colours(curves)[algorithm], label=display(algorithm))
             axes.plot(kl[-1:], reward[-1:], "o", markersize=9, color=colours(curves)[algorithm])
+        axes.margins(0.1)
         axes.set_xlabel("KL to the reference, nats per token; dot: the last step")
         axes.set_ylabel("reward")
         _legend(axes)
