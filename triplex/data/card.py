@@ -62,8 +62,9 @@ def summary(card: dict[str, Any]) -> str:
         warnings.append(f"warning: columns not read: {', '.join(card['ignored_columns'])}")
     return "\n".join(
         [
-            f"prepare: {counts['read']:,} rows read, {counts['kept']:,} kept -> {tables}",
-            f"labels: {labels['positive']:,} positive, {labels['negative']:,} negative, {labels['unknown']:,} unknown; "
+            f"prepare: {counts['read']:,} rows read, {counts['kept']:,} kept",
+            f"tables: {tables}",
+            f"labels: {labels['positive']:,} positive, {labels['negative']:,} negative, {labels['unknown']:,} unknown",
             f"words: median {length['median']:g}, at most {length['max']:,}, vocabulary {length['vocabulary']:,}",
             *warnings,
         ]
