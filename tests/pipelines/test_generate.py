@@ -99,7 +99,7 @@ def test_a_row_a_prompt_and_a_column_a_model() -> None:
     shown = [line.rstrip() for line in printed(160)]
     assert shown[0].split() == ["prompt", "models/sft", "models/[b]ppo"]
     ppo = shown[0].index("models/[b]ppo")
-    assert [line[:7].strip() for line in shown[2:] if line.strip()] == ["The tea", "", "I like", "", "", "", ""]
+    assert [line[:7].strip() for line in shown[2:-1] if line.strip()] == ["The tea", "", "I like", "", "", ""]
     assert [line[ppo:] for line in shown[2:-1] if line[ppo:]] == [
         "kettle is [red]hot[/red]. …",
         "kettle is [red]hot[/red]. …",
@@ -117,7 +117,13 @@ def test_every_width_holds_every_character(width: int) -> None:
     shown = printed(width)
     assert max(map(len, shown)) <= width
     answers = 2 * "kettleboilsfastandthehandlestayscool.kettleis[red]hot[/red].it␛[2J�much"
-    expected = Counter("promptmodels/sftmodels/[b]ppo" + "TheteaIlike" + answers + "……" + "…notendedafter6tokens")
+    expected = Counter(
+        "promptmodels/sftmodels/[b]ppo"
+        + "TheteaIlike"
+        + answers
+        + "……"
+        + "…:cutoffafter6tokens(--max-new-tokens),notendedbythemodel"
+    )
     assert Counter(character for line in shown for character in line if character not in " ─") == expected
 
 

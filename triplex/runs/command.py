@@ -9,7 +9,7 @@ _EXAMPLES = "**Examples**\n{}"
 
 
 class _CommandLine(typer.Typer):
-    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:  # type: ignore[override]
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """Of the epilog, examples as a Markdown list, the help has a heading."""
         if options.get("epilog"):
             options["epilog"] = _EXAMPLES.format(options["epilog"])
