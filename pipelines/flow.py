@@ -94,12 +94,12 @@ def triplex(
 def run_stage(name: str, execution: "Execution") -> State:
     """Run one stage; the state's name is Ran, Restored, Skipped, Failed, NotRun or Stopped."""
     state = execution.run(execution.plan[name])
+    if state.is_completed():
+        get_run_logger().info(state.message)
     if (word := _COUNTED[str(state.name)]) not in ("ran", "failed"):
         context = TaskRunContext.get()
         assert context is not None
         context.task_run.name = f"{name} ({word})"  # the graph on Prefect's page shows no names of states
-    if state.is_completed():
-        get_run_logger().info(state.message)
     return state
 
 
