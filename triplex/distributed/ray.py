@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -55,9 +54,7 @@ class Job:
 def start(compute: ComputeConfig, task: dict[str, Any]) -> Iterator[Job]:
     """As many workers as `compute` says; when one dies all start anew from the last checkpoint."""
     ray = import_ray()
-    importing = ThreadPoolExecutor(1).submit(import_module, "ray.train.torch")  # a second, while the cluster starts
-    with cluster(ray, compute):
-        importing.result()
+    with cluster(ray, compute, part="ray.train.torch"):
         train, needs = ray.train, worker_resources(ray, compute)
         yield Job(
             train.torch.TorchTrainer(

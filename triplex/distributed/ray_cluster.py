@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from secrets import token_hex
 from typing import Any
@@ -45,8 +47,12 @@ def import_ray() -> Any:
 
 
 @contextmanager
-def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
-    """Inside, this process is connected; InputError for a cluster that is not there, too small, or another."""
+def cluster(ray: Any, compute: ComputeConfig, part: str = "ray") -> Iterator[None]:
+    """Inside, this process is connected, and that part of Ray imported: a second, in which the cluster starts.
+
+    InputError for a cluster that is not there, too small, or another.
+    """
+    importing = ThreadPoolExecutor(1).submit(import_module, part)
     address = os.environ.get(ADDRESS)
     quiet = ray.LoggingConfig(log_level="ERROR")  # what the workers print comes through
     variables = {"OMP_NUM_THREADS": str(compute.threads), "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
@@ -71,6 +77,7 @@ def cluster(ray: Any, compute: ComputeConfig) -> Iterator[None]:
         if address is not None:
             check_nodes(ray, address)
         check_size(ray, compute)
+        importing.result()
         yield
     finally:
         ray.shutdown()

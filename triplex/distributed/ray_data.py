@@ -3,8 +3,6 @@
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,9 @@ from triplex.runs.params import ComputeConfig
 def map_numbers(compute: ComputeConfig, task: dict[str, Any], num_chunks: int) -> Iterator[pa.Table]:
     """What the mapper of `task` makes of each chunk, in order. InputError as an actor has raised it."""
     ray = import_ray()
-    importing = ThreadPoolExecutor(1).submit(import_module, "ray.data")  # while the cluster starts
     error = Path(task["error"])
     error.unlink(missing_ok=True)
-    with cluster(ray, compute):
-        importing.result()
+    with cluster(ray, compute, part="ray.data"):
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is told below, once
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
