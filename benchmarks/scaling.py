@@ -74,14 +74,14 @@ def measure(
         return [json.loads((Path(folder) / f"worker-{i}.json").read_text()) for i in range(how.num_workers)], seconds
 
 
-def equality() -> None:
+def equality(algorithms: list[str]) -> None:
     """Digests of the weights, and how far losses are from those of one process."""
     print("| algorithm | how | weights | the same ids as one process, steps | largest relative difference of a loss |")
     print("|---|---|---|---|---|")
     ones = [How("deepspeed", 1, 0), How("ray", 1, 0), How("deepspeed", 1, 2)]
     runs = [(str(how), how, MAX_TOKENS_PER_PASS) for how in [*ones, *TWO]]
     halves = [(f"{ALONE}, two passes", ALONE, SMALL.num_sequences // 2 * (SMALL.prompt_tokens + SMALL.new_tokens))]
-    for algorithm in ("grpo", "ppo", "sft"):
+    for algorithm in algorithms:
         (alone,), _ = measure(ALONE, algorithm, SMALL, STEPS["equality"])
         print(f"| {algorithm} | {ALONE} | {alone['weights']} | | |", flush=True)
         for name, how, tokens in halves * (algorithm == "grpo") + runs:
@@ -131,12 +131,18 @@ def prepare() -> None:
 
 def main() -> None:
     """Print the tables."""
-    tables: dict[str, Callable[[], None]] = {"equality": equality, "throughput": throughput}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+", choices=tables)
+    parser.add_argument("tables", nargs="+", choices=["equality", "throughput"])
+    every = list(LEARNING_RATES)
+    parser.add_argument("--algorithms", nargs="+", choices=every, default=every, help="rows of equality")
+    arguments = parser.parse_args()
+    tables: dict[str, Callable[[], None]] = {
+        "equality": lambda: equality(arguments.algorithms),
+        "throughput": throughput,
+    }
     interrupt.install()
     prepare()
-    for name in parser.parse_args().tables:
+    for name in arguments.tables:
         print(f"{name}: {environment()}\n")
         tables[name]()
 

@@ -74,7 +74,9 @@ class Sharded(Replicated):
             return
         layers = [layer for m in frozen.modules() if isinstance(m, nn.ModuleList) for layer in m]
         for module in (*reversed(layers), frozen):  # the inner ones first
-            fully_shard(module, reshard_after_forward=True)
+            divided = fully_shard(module, reshard_after_forward=True)
+            if distributed.get_backend() == "gloo":
+                divided.set_custom_all_gather(_Exchange)  # type: ignore[arg-type]  # has all that is called
         for method in called:
             register_fsdp_forward_method(frozen, method)
 
@@ -115,23 +117,27 @@ class Sharded(Replicated):
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """At stage 3 every worker gets all weights for the time, and its layers fetch none."""
+        """At stage 3 every worker gets all weights for the time, and its layers fetch none.
+
+        Hooks are put back as they were: registered anew, they would forget the order of layers, by which DeepSpeed
+        fetches ahead and keeps what comes again soon.
+        """
         if self.zero_stage < 3:
             yield
             return
         zero = import_deepspeed().zero
         offload = self.engine.optimizer.parameter_offload
+        handles = (offload.fwd_pre_hook, *offload.forward_hooks, *offload.backward_hooks)
         with zero.GatheredParameters(list(self.module.parameters())):
             parameter: Any
             for parameter in self.module.parameters():
                 parameter.ds_active_sub_modules.clear()
-            for hook in (*offload.forward_hooks, *offload.backward_hooks):
-                hook.remove()
-            offload.forward_hooks, offload.backward_hooks = [], []
+            hooks = [handle.hooks_dict_ref().pop(handle.id) for handle in handles]
             try:
                 yield
             finally:
-                offload._register_deepspeed_module(offload.module)
+                for handle, hook in zip(handles, hooks, strict=True):
+                    handle.hooks_dict_ref()[handle.id] = hook
 
     def weights(self) -> dict[str, Tensor]:
         """What descends, in whole, by name."""
@@ -205,7 +211,12 @@ class Sharded(Replicated):
 
 class _Exchange:
     """Every worker gets the others' parts, each straight to its place in `output_tensor`; gloo's own all_gather copies
-    all of them on the way."""
+    all of them on the way. Called as DeepSpeed and torch's FSDP call an all_gather."""
+
+    @staticmethod
+    def allocate(size: Iterable[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Where FSDP gathers."""
+        return torch.empty(*size, dtype=dtype, device=device)
 
     def __init__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool) -> None:
         """`input_tensor` is this worker's part, there already or not; in step with the other workers."""

@@ -31,7 +31,8 @@ def branch_states(trunk: Any, num_layers: int, prompt_ids: Tensor, prompt_mask: 
                   response_ids: Tensor, response_mask: Tensor) -> Tensor:  # fmt: skip
     """(B, R, H) states that predict the tokens of responses (B, R) after prompts (U, P), padded on the left.
 
-    `trunk` is that of a transformers model whose layers all attend; `owner` (B,) says whose response each is.
+    `trunk` is that of a transformers model whose layers all attend; `owner` (B,) says whose response each is. It is
+    called twice for any responses: workers that put a layer's weights together do so equally often.
     """
     layers = [BranchingLayer() for _ in range(num_layers)]
     cache = Cache(layers=list(layers))
@@ -40,14 +41,13 @@ def branch_states(trunk: Any, num_layers: int, prompt_ids: Tensor, prompt_mask: 
         past_key_values=cache, use_cache=True,
     ).last_hidden_state  # fmt: skip
     first = prompts[:, -1].index_select(0, owner)[:, None]
-    read = response_ids[:, :-1]  # the last token is predicted, not read
-    if not read.shape[1]:
-        return first
+    width = max(1, response_ids.shape[1] - 1)  # the last token is predicted, not read, but where it is the only one
+    read = response_ids[:, :width]
     for layer in layers:
         layer.branch(owner)
-    mask = torch.cat([prompt_mask[owner], response_mask[:, :-1]], 1)
-    places = prompt_mask.sum(1)[owner, None] + torch.arange(read.shape[1], device=read.device)
+    mask = torch.cat([prompt_mask[owner], response_mask[:, :width]], 1)
+    places = prompt_mask.sum(1)[owner, None] + torch.arange(width, device=read.device)
     rest = trunk(
         input_ids=read, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
     ).last_hidden_state  # fmt: skip
-    return torch.cat([first, rest], 1)
+    return torch.cat([first, rest], 1)[:, : response_ids.shape[1]]

@@ -10,18 +10,16 @@ from triplex.models.causal import Trunk
 
 
 def response_states(lm: Trunk, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor,
-                    response_mask: Tensor) -> Tensor:  # fmt: skip
+                    response_mask: Tensor, *, shares_prompts: bool = False) -> Tensor:  # fmt: skip
     """(N, H) states that predict the tokens of responses (B, R), row after row, after prompts (B, P).
 
-    Prompts that stand in several rows are read once where the model can. Else the padding between and before the tokens
-    is taken out first: the model reads (B, W - 1) with padding on the right alone, which a causal model needs no mask
-    for, and nothing that stands in padding can enter.
+    With `shares_prompts` one that stands in several rows is read once where the model can, in as many calls of it for
+    any rows. Else the padding between and before the tokens is taken out first: the model reads (B, W - 1) with padding
+    on the right alone, which a causal model needs no mask for, and nothing that stands in padding can enter.
     """
-    if lm.reads_prompts_once:
+    if shares_prompts and lm.reads_prompts_once:
         prompts, owner = torch.unique(torch.where(prompt_mask, prompt_ids, -1), dim=0, return_inverse=True)
-        if 2 * len(prompts) <= len(owner):
-            real = prompts >= 0
-            return lm.branch_states(prompts.clamp(min=0), real, owner, response_ids, response_mask)[response_mask]
+        return lm.branch_states(prompts.clamp(min=0), prompts >= 0, owner, response_ids, response_mask)[response_mask]
     mask = torch.cat([prompt_mask, response_mask], 1)
     order = (~mask).byte().argsort(dim=1, stable=True)  # the tokens first, in their order
     num_tokens = mask.sum(1)

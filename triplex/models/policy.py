@@ -31,6 +31,7 @@ class Policy(nn.Module):
     def __init__(self, lm: CausalLM, value: nn.Module | None) -> None:
         super().__init__()
         self.lm, self.value = lm, value
+        self.shares_prompts = False  #: whether rows have prompts in common, which are then read once
 
     def forward(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor,
                 temperature: float, *, ref_log_distribution: Tensor | None = None,
@@ -41,7 +42,7 @@ class Policy(nn.Module):
         `entropy_grad` the entropy is a number for the log: it costs no backward pass.
         """
         tokens = (prompt_ids, prompt_mask, response_ids, response_mask)
-        states = response_states(self.lm, *tokens)
+        states = self._states(*tokens)
         logprobs, entropy, kl = TokenStatistics.apply(
             _tempered(self.lm.logits(states), temperature),
             response_ids[response_mask],
@@ -63,15 +64,18 @@ class Policy(nn.Module):
     def token_logprobs(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor,
                        temperature: float) -> Tensor:  # fmt: skip
         """The logprobs (B, R) of `forward`, for the work of these alone."""
-        states = response_states(self.lm, prompt_ids, prompt_mask, response_ids, response_mask)
+        states = self._states(prompt_ids, prompt_mask, response_ids, response_mask)
         logits = _tempered(self.lm.logits(states), temperature)
         return scatter(-cross_entropy(logits, response_ids[response_mask], reduction="none"), response_mask)
 
     def log_distribution(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor,
                          temperature: float) -> Tensor:  # fmt: skip
         """(B, R, V) float32: log-probabilities of all tokens at each place; 0 where the mask is False."""
-        states = response_states(self.lm, prompt_ids, prompt_mask, response_ids, response_mask)
+        states = self._states(prompt_ids, prompt_mask, response_ids, response_mask)
         return scatter(torch.log_softmax(_tempered(self.lm.logits(states), temperature), -1), response_mask)
+
+    def _states(self, *tokens: Tensor) -> Tensor:
+        return response_states(self.lm, *tokens, shares_prompts=self.shares_prompts)
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:

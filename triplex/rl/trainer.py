@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from triplex.distributed.strategy import Strategy
-from triplex.models.causal import CausalLM, Trunk
+from triplex.models.causal import CausalLM
 from triplex.models.policy import Policy, TokenOutputs
 from triplex.models.value import ValueHead, ValueNetwork
 from triplex.rewards.composite import CompositeReward
@@ -59,6 +59,7 @@ class Trainer:
         self.policy, self.tokenizer, self.reward = policy.eval(), tokenizer, reward
         self.prompts, self.held_out = prompts, held_out.first(config.num_eval_prompts)
         self.reference = policy if reference is None else Policy(reference.requires_grad_(False).eval(), None)
+        self.policy.shares_prompts = self.reference.shares_prompts = algorithm.group_size > 1
         self._reference_mode: Callable[[], AbstractContextManager[None]] = nullcontext
         if reference is None:
             self._reference_mode = policy.lm.adapter_off  # type: ignore[assignment]  # of HuggingFaceLM
@@ -69,10 +70,6 @@ class Trainer:
         if self.reference is not policy:
             self.strategy.divide(self.reference, called=("token_logprobs", "log_distribution"))
         self.reward.divide(self.strategy.divide_at_rest)
-        if self.strategy.zero_stage == 3:  # workers fetch a layer's weights together, so all read it equally often
-            for module in (*policy.modules(), *self.reference.modules()):
-                if isinstance(module, Trunk):
-                    module.reads_prompts_once = False
         self.kl = config.make_kl_control()
         kl = algorithm.config.kl
         self._exact_kl_in_loss = kl.estimator == "full" and kl.place == "loss"

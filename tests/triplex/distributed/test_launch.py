@@ -17,7 +17,7 @@ PPO = {"algorithm": "ppo", "train": {"num_steps": 12, "checkpoint_every": 2}}
 PARTS: dict[str, dict[str, Any]] = {
     "ppo": PPO,
     "network": {"algorithm": "ppo", "network": True, "train": {}},  # 6 steps
-    "grpo": {"algorithm": "grpo", "train": {}, "scored": True},
+    "grpo": {"algorithm": "grpo", "train": {"max_tokens_per_pass": 60}, "scored": True},  # unlike numbers of passes
     "sft": {},
     "adapters": {"rank": 4},
 }

@@ -89,11 +89,10 @@ def test_a_prompt_of_several_responses_is_read_once(
         model = build(name, attn_implementation=attention)
         lm = HuggingFaceLM(model, tiny_tokenizer)
         assert lm.reads_prompts_once
-        lm.reads_prompts_once = once
         read: list[int] = []
         model.get_input_embeddings().register_forward_hook(lambda _, ids, __, read=read: read.append(ids[0].numel()))
-        states = response_states(lm, *tokens)
-        assert sum(read) == (3 * 5 + 12 * (longest - 1) if once else 12 * (5 + longest - 1))
+        states = response_states(lm, *tokens, shares_prompts=once)
+        assert read == ([3 * 5, 12 * max(1, longest - 1)] if once else [12 * (5 + longest - 1)])
         (states * torch.arange(states.numel()).view_as(states).remainder(7)).sum().backward()
         found.append([states.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     for once, alone in zip(*found, strict=True):

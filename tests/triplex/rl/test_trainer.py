@@ -5,6 +5,7 @@ TRIPLEX_WRITE_GOLDEN=1 python -m pytest tests/triplex/rl/test_trainer.py -k gold
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.triplex.rl.even_tokens import (
     column,
     even_share,
     read_tsv,
+    scored,
     weights,
 )
 from triplex.rl.algorithms import ALGORITHMS
@@ -203,6 +205,22 @@ def test_every_prompt_comes_once_an_epoch(make: Make, name: str) -> None:
 def test_a_prompt_that_comes_twice_in_a_step_is_answered_twice(make: Make) -> None:
     responses = make("ppo", prompts=PROMPTS.first(1)).rollout(0).responses
     assert len({tuple(row) for row in responses.ids.tolist()}) == 16
+
+
+@pytest.mark.parametrize(("name", "num_calls"), [("ppo", 1), ("grpo", 2)])
+def test_passes_of_any_rows_call_the_model_equally_often(make: Make, name: str, num_calls: int) -> None:
+    """Workers fetch a layer's weights together. GRPO reads prompts, each once, and then responses."""
+    trainer = make(name)
+    batch, read = scored(trainer), []
+    embedding = trainer.policy.lm.transformer.get_input_embeddings()
+    embedding.register_forward_hook(lambda _, ids, __: read.append(len(ids[0])))
+    mask = batch.response_mask & (torch.arange(batch.response_mask.shape[1]) == 0)
+    for part in (batch, batch.rows(torch.tensor([3])), replace(batch, response_mask=mask).trimmed()):
+        read.clear()
+        trainer._outputs(part)
+        assert len(read) == num_calls
+        assert read[-1] == len(part)
+        assert len(part) == 1 or num_calls == 1 or read[0] == 4  # of a group of 4 each
 
 
 @pytest.mark.parametrize("name", BOTH)
