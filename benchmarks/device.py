@@ -105,7 +105,7 @@ def measure() -> Device:
     between = link()
     return Device(
         whole / (os.cpu_count() or 1), {"float32": operations, "bfloat16": flops(torch.bfloat16)}, weights(operations),
-        bandwidth(), between, between, layer(),
+        bandwidth(), between, between, layer(), has_reduce_scatter=False,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ docs/scaling.md holds the formulas against measured steps of a CPU's core; of GP
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from pipelines.sizing import FLOAT, NUM_BYTES, Job, Shape, kept_of_a_token, tokens_of_a_pass
+from pipelines.sizing import FLOAT, LIVE, NUM_BYTES, Job, Shape, kept_of_a_token, passes, tokens_of_a_pass
 
 DEVICES_A_NODE = 8
 #: times that a number which is kept for the backward pass is read or written forward; backward twice as often
@@ -27,6 +27,7 @@ class Device(NamedTuple):
     link: float  # bytes a second to the others of a node, one way
     network: float  # bytes a second to another node
     layer: float  # seconds that running a layer takes where there is nothing to compute
+    has_reduce_scatter: bool = True  # else a sum of which each device wants a part is told to all of them, of a copy
 
 
 def _from_data_sheet(memory: float, float32: float, bfloat16: float, bandwidth: float, link: float,
@@ -42,7 +43,7 @@ DEVICES = {
     "h100": _from_data_sheet(80e9, 67e12, 989e12, 3.35e12, 450e9, 50e9),
     "h200": _from_data_sheet(141e9, 67e12, 989e12, 4.8e12, 450e9, 50e9),
     "rtx4090": _from_data_sheet(24e9, 83e12, 165e12, 1.0e12, 32e9, 3e9),
-    "cpu-core": Device(12.6e9, {"float32": 162e9, "bfloat16": 1.1e12}, 5.8e9, 14e9, 1.1e9, 1.1e9, 0.24e-3),
+    "cpu-core": Device(12.6e9, {"float32": 162e9, "bfloat16": 1.1e12}, 5.8e9, 14e9, 1.1e9, 1.1e9, 0.24e-3, False),
 }
 
 
@@ -68,15 +69,15 @@ def step_time(shape: Shape, job: Job, device: Device) -> StepTime:
     descents = job.num_epochs * job.num_descents
     products, rest = _forward(shape, job, device)
     times = 2 if job.lora_rank else 3  # of products: forward, gradients of states, and of weights that are not frozen
-    moved = _moved(job, learning)
-    if job.zero_stage == 3 and job.num_devices > 1:  # weights come in parts, which are put together
-        moved += 2 * _passes(job) * models * _fetched_in_a_pass(shape)
-    descent = models * (times * products + 3 * rest) + FLOAT * moved / device.bandwidth
+    whole, reference, fetched = _put_together(shape, job, models)
+    moved = FLOAT * (_moved(job, learning, device) + fetched)
+    descent = models * (times * products + 3 * rest) + moved / device.bandwidth
+    scoring = models * sum(_forward(shape, replace(job, num_descents=1, lora_rank=0), device))  # adapters are off
     return StepTime(
-        rollout=_rollout(shape, job, device),
-        score=models * sum(_forward(shape, replace(job, num_descents=1, lora_rank=0), device)),  # adapters are off
+        rollout=_rollout(shape, job, device) + FLOAT * whole / device.bandwidth,
+        score=scoring + (FLOAT * whole + NUM_BYTES[job.precision] * reference) / device.bandwidth,
         update=descents * descent,
-        links=_sent(shape, job, models, learning) / _slowest(job, device),
+        links=_sent(shape, job, models, learning, device) / _slowest(job, device),
     )
 
 
@@ -93,9 +94,8 @@ def _rollout(shape: Shape, job: Job, device: Device) -> float:
 def _forward(shape: Shape, job: Job, device: Device) -> tuple[float, float]:
     """Of the device's rows of a descent, in passes: as `_pass` has it."""
     tokens, responses = tokens_of_a_pass(job)
-    times = 2 if job.reads_prompts_once else 1  # prompts, then responses
-    products, rest = _pass(shape, job, device, tokens, responses, job.prompt_tokens + job.new_tokens, times)
-    return _passes(job) * products, _passes(job) * rest
+    products, rest = _pass(shape, job, device, tokens, responses, job.prompt_tokens + job.new_tokens, job.calls)
+    return passes(job) * products, passes(job) * rest
 
 
 def _pass(
@@ -114,13 +114,7 @@ def _pass(
     return operations / device.flops[job.precision] + weights / device.weights, layers + logits
 
 
-def _passes(job: Job) -> float:
-    """Of the device's rows of a descent."""
-    _, responses = tokens_of_a_pass(job)
-    return max(1.0, job.num_sequences * job.new_tokens / job.num_devices / job.num_descents / responses)
-
-
-def _moved(job: Job, learning: float) -> float:
+def _moved(job: Job, learning: float, device: Device) -> float:
     """Numbers of gradients and weights read and written for one descent: at stage 0 gradients go into one message and
     out of it. DeepSpeed copies them into its message, at stage 3 in the workers' order, and divides them there, and its
     part out of it, which it adds to that of the passes before; then it descends on its part."""
@@ -129,20 +123,43 @@ def _moved(job: Job, learning: float) -> float:
         return _DESCENT * learning + (4 * learning if job.num_devices > 1 else 0)
     times = _messages(job)
     kept = 5 * times - 3 if job.zero_stage < 3 else 3 * times - 1
-    return _DEEPSPEED_DESCENT * own + times * (4 if job.zero_stage == 3 else 2) * learning + kept * own
+    copied = 2 * learning
+    if job.zero_stage == 3:
+        copied = 4 * learning if device.has_reduce_scatter else 6 * learning + 2 * own
+    return _DEEPSPEED_DESCENT * own + times * copied + kept * own
 
 
 def _messages(job: Job) -> float:
     """Times that gradients are added up for a descent: from stage 2 on no worker keeps them between its passes."""
-    return _passes(job) if job.zero_stage > 1 else 1.0
+    return passes(job) if job.zero_stage > 1 else 1.0
 
 
-def _fetched_in_a_pass(shape: Shape) -> int:
-    """Weights at stage 3: each layer's forward and backward, a tied embedding for the head as well."""
-    return 2 * (shape.num_parameters + shape.hidden_size * shape.vocab_size * shape.is_tied)
+def _fetched_in_a_pass(shape: Shape, job: Job) -> float:
+    """Weights at stage 3: once, and what DeepSpeed has not kept again: at the turn to the backward pass half of what it
+    looks ahead is there still; the responses come after all of the prompts' layers, forward and backward."""
+    weights = shape.num_parameters * (2 if job.has_value_network else 1)
+    again = 2 * (job.calls - 1) * weights + shape.hidden_size * shape.vocab_size * shape.is_tied  # for the head
+    return weights + max(0.0, weights - LIVE / 2) + (again if weights > LIVE else 0)
 
 
-def _sent(shape: Shape, job: Job, models: int, learning: float) -> float:
+def _of_the_reference(shape: Shape, job: Job) -> float:
+    """Weights that torch's FSDP puts together for scoring: layers as often as they are called, the rest once a pass."""
+    in_a_pass = job.calls * shape.num_linear + shape.num_embedding
+    return 0 if job.lora_rank else passes(replace(job, num_descents=1)) * in_a_pass
+
+
+def _put_together(shape: Shape, job: Job, models: int) -> tuple[float, float, float]:
+    """Numbers read and written at stage 3: of the weights for sampling, as for scoring; of the reference; of weights
+    for the passes of a descent. A device's own part goes to its place; of the latter two all go through a message."""
+    if job.zero_stage < 3 or job.num_devices == 1:
+        return 0, 0, 0
+    own = 2 / job.num_devices
+    by_message = 2 * own + 2
+    fetched = passes(job) * _fetched_in_a_pass(shape, job)
+    return own * models * shape.num_parameters, by_message * _of_the_reference(shape, job), by_message * fetched
+
+
+def _sent(shape: Shape, job: Job, models: int, learning: float, device: Device) -> float:
     """Bytes of a device: all gradients are added up, from stage 1 on the new weights are put together; at stage 3 each
     device gets its part of the gradients alone, and weights for the passes, for sampling and for scoring, and the
     reference's in each of its passes."""
@@ -150,12 +167,9 @@ def _sent(shape: Shape, job: Job, models: int, learning: float) -> float:
     gradients, descents = FLOAT * learning * others, job.num_epochs * job.num_descents
     if job.zero_stage < 3:
         return descents * gradients * (2 * _messages(job) + (job.zero_stage > 0))
-    weights = 2 * shape.num_parameters + descents * _passes(job) * _fetched_in_a_pass(shape)
-    reference = 0 if job.lora_rank else NUM_BYTES[job.precision] * shape.num_parameters * others
-    return (
-        descents * _messages(job) * gradients + FLOAT * models * weights * others
-        + _passes(replace(job, num_descents=1)) * reference
-    )  # fmt: skip
+    sums = descents * _messages(job) * gradients * (1 if device.has_reduce_scatter else 2)
+    weights = 2 * models * shape.num_parameters + descents * passes(job) * _fetched_in_a_pass(shape, job)
+    return sums + others * (FLOAT * weights + NUM_BYTES[job.precision] * _of_the_reference(shape, job))
 
 
 def _slowest(job: Job, device: Device) -> float:

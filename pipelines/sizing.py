@@ -15,7 +15,7 @@ from triplex.runs.params import nearest
 
 FLOAT = 4
 NUM_BYTES = {"float32": 4, "bfloat16": 2}
-_LIVE = 1e9  # weights that DeepSpeed's stage 3 keeps together between the forward and the backward pass
+LIVE = 1e9  #: weights, at most, until whose end DeepSpeed's stage 3 looks for one that comes again, which it then keeps
 _FOUR_BIT = 0.516  # NF4 with double quantisation, arXiv 2305.14314: 4.127 bits a weight
 
 
@@ -142,9 +142,14 @@ class Job:
     num_epochs: int = 1
 
     @property
-    def reads_prompts_once(self) -> bool:
-        """For all responses of a group, in a pass; not where workers fetch weights together, nor shuffled apart."""
-        return self.group_size > 1 and self.num_descents == 1 and self.zero_stage < 3
+    def prompts_a_row(self) -> float:
+        """Prompts that are read for a row: one for all of a group that a shuffle has left in the same descent."""
+        return self.num_descents * (1 - (1 - 1 / self.num_descents) ** self.group_size) / self.group_size
+
+    @property
+    def calls(self) -> int:
+        """Of the layers in a pass: where prompts have several responses, first for them."""
+        return 2 if self.group_size > 1 else 1
 
 
 @dataclass(frozen=True)
@@ -180,15 +185,19 @@ def memory(shape: Shape, job: Job) -> Memory:
     }
     whole = weights if stage == 3 else 0.0  # put together beside the part, for sampling and scoring
     layer = number * (shape.num_embedding + shape.num_linear / shape.num_layers) if stage == 3 and reference else 0.0
-    return Memory(stays, {
+    together = min(whole, FLOAT * LIVE)
+    phases = {
         "rollout": {"weights put together": whole} | _rollout(shape, job),
         "score": {"weights put together": whole, "a layer of the reference": layer} | _scoring(shape, job),
         "update": {
-            "weights put together": min(whole, FLOAT * _LIVE),
+            "weights put together": together,
             # the embedding's is the largest: whole as it comes, where gradients are divided, and as it is sent
             "a gradient": 0 if job.lora_rank else FLOAT * shape.hidden_size * shape.vocab_size * min(stage, 2),
         } | _update(shape, job),
-    })  # fmt: skip
+    }  # fmt: skip
+    if job.calls == 2:
+        phases["prompts' backward"] = {"weights put together": together} | _backward(shape, job, of_gradients)
+    return Memory(stays, phases)
 
 
 def _rollout(shape: Shape, job: Job) -> dict[str, float]:
@@ -199,13 +208,19 @@ def _rollout(shape: Shape, job: Job) -> dict[str, float]:
     return {"cache": cache, "logits": 3 * FLOAT * shape.vocab_size * sequences}
 
 
-def tokens_of_a_pass(job: Job) -> tuple[int, int]:
+def tokens_of_a_pass(job: Job) -> tuple[float, int]:
     """(tokens, responses' tokens among them) of the largest pass of a device."""
     length = job.prompt_tokens + job.new_tokens
     sequences = math.ceil(job.num_sequences / job.num_devices / job.num_descents)
     rows = max(1, min(sequences, job.tokens_per_pass // length))
-    prompts = math.ceil(rows / job.group_size) if job.reads_prompts_once else rows
+    prompts = max(1.0, rows * job.prompts_a_row)
     return prompts * job.prompt_tokens + rows * job.new_tokens, rows * job.new_tokens
+
+
+def passes(job: Job) -> float:
+    """Of the device's rows of a descent."""
+    _, responses = tokens_of_a_pass(job)
+    return max(1.0, job.num_sequences * job.new_tokens / job.num_devices / job.num_descents / responses)
 
 
 def _scoring(shape: Shape, job: Job) -> dict[str, float]:
@@ -229,8 +244,22 @@ def kept_of_a_token(shape: Shape, length: int) -> int:
 def _update(shape: Shape, job: Job) -> dict[str, float]:
     """What the backward pass reads."""
     tokens, responses = tokens_of_a_pass(job)
-    kept = shape.num_layers * kept_of_a_token(shape, job.prompt_tokens + job.new_tokens)
     return {
-        "activations": NUM_BYTES[job.precision] * tokens * kept * (2 if job.has_value_network else 1),
+        "activations": tokens * _kept(shape, job) * (2 if job.has_value_network else 1),
         "logits": (3 if job.exact_kl else 2) * FLOAT * shape.vocab_size * responses,
     }
+
+
+def _backward(shape: Shape, job: Job, of_gradients: float) -> dict[str, float]:
+    """Where it has come from the responses to their prompts: gradients of the former wait in whole for the latter's."""
+    tokens, responses = tokens_of_a_pass(job)
+    are_others = job.zero_stage > 1 or passes(job) > 1  # than the gradients that stay
+    return {
+        "gradients of the responses": of_gradients if are_others else 0,
+        "activations": (tokens - responses) * _kept(shape, job),
+    }
+
+
+def _kept(shape: Shape, job: Job) -> float:
+    """Bytes of a token."""
+    return NUM_BYTES[job.precision] * shape.num_layers * kept_of_a_token(shape, job.prompt_tokens + job.new_tokens)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from pipelines.__main__ import app
-from pipelines.devices import DEVICES, Device, step_time
+from pipelines.devices import DEVICES, Device, _fetched_in_a_pass, step_time
 from pipelines.plan import largest_that_fits
 from pipelines.sizing import MODELS, Job, Memory, Shape, _update, find_shape, memory, of_size, shape_of
 from triplex.models.huggingface import HuggingFaceLM
@@ -149,11 +149,15 @@ def test_seconds_by_hand() -> None:
     assert beside.update - alone.update == 4 * 4 * (48 + 20 + 3 * 2)  # gradients, into one message and out of it
     zero = [step_time(shape, replace(two, zero_stage=stage), device).links for stage in (1, 2, 3)]
     half = 2 * (48 + 20 + 3 * 2)  # bytes of half of the gradients, the weights or the reference
-    assert zero == [3 * half, 3 * half, half + 2 * (half + 2 * 20) + 2 * half + half]  # passes, sampling, reference
+    assert zero == [3 * half, 3 * half, 5 * half]  # gradients, weights for a pass, sampling and scoring, the reference
     copied = [step_time(shape, replace(two, zero_stage=stage), moving).update - alone.update for stage in (1, 2, 3)]
     assert copied == [4 * (18 * 37 + 2 * 74 + 2 * 37 - 10 * 74)] * 2 + [
-        4 * (18 * 37 + 4 * 74 + 2 * 37 + 4 * 94 - 10 * 74)
+        4 * (18 * 37 + 4 * 74 + 2 * 37 + 4 * 74 - 10 * 74)
     ]
+    third = replace(two, zero_stage=3)
+    over_gloo = step_time(shape, third, moving._replace(has_reduce_scatter=False))
+    assert over_gloo.links - step_time(shape, third, moving).links == half
+    assert over_gloo.update - step_time(shape, third, moving).update == 4 * (2 * 74 + 2 * 37)
     passes = replace(two, num_sequences=4, tokens_per_pass=3)  # two a device, after each of which stage 2 adds up
     first, second = (step_time(shape, replace(passes, zero_stage=stage), moving) for stage in (1, 2))
     assert second.links - first.links == 2 * 148
@@ -162,6 +166,21 @@ def test_seconds_by_hand() -> None:
     assert (adapted.score, adapted.update) == (forward, 2 * (forward + 2 * 36 * 3))  # no gradient of the 48
     starts = step_time(shape, replace(job, lora_rank=1), device._replace(flops={"float32": math.inf}, layer=1.0))
     assert starts.score == 1 < 3 < starts.update == starts.rollout  # for gradients a layer is started twice more
+
+
+def test_layers_that_come_again_soon_are_fetched_once() -> None:
+    job, small, large = Job(num_devices=2, zero_stage=3), MODELS["gpt2"], MODELS["llama-3-8b"]
+    group = replace(job, group_size=8)
+    assert _fetched_in_a_pass(small, job) == _fetched_in_a_pass(small, group) == small.num_parameters
+    assert _fetched_in_a_pass(large, job) == 2 * large.num_parameters - 0.5e9
+    assert _fetched_in_a_pass(large, group) == 4 * large.num_parameters - 0.5e9
+
+
+def test_gradients_of_responses_wait_for_those_of_their_prompts() -> None:
+    shape = MODELS["llama-3-8b"]
+    found = memory(shape, Job(num_devices=8, zero_stage=3, group_size=8)).phases["prompts' backward"]
+    assert found["gradients of the responses"] == 4 * shape.num_parameters
+    assert "prompts' backward" not in memory(shape, Job(num_devices=8, zero_stage=3)).phases
 
 
 def test_the_command_tells_what_fits_and_a_script_reads_it() -> None:
