@@ -7,9 +7,6 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from triplex.evaluation.comparison import display
-from triplex.evaluation.findings import signed
-
 EVALUATION = Path("reports/eval.json")
 PLOTS = Path("reports/plots")
 REPORT = Path("reports/index.html")
@@ -29,6 +26,9 @@ def publish(outs: tuple[str, ...]) -> None:
 
 def metrics_table(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a model of reports/eval.json, numbers as text with four digits, the difference as the report has it."""
+    from triplex.evaluation.comparison import display  # SciPy takes seconds to import, at every start of a flow
+    from triplex.evaluation.findings import signed
+
     reference, paired = evaluation["reference"], evaluation["paired"]
 
     def against_reference(name: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pipelines.graph import stage_modules
 from triplex.models.sources import FolderConfig, model_folder
 from triplex.runs.errors import InputError
-from triplex.runs.params import PARAMS_FILE, load_yaml, read_params
+from triplex.runs.params import PARAMS_FILE, load_yaml, validated
 
 #: what must not be more than the positions of a model that is built here
 _TOKENS = (
@@ -32,7 +32,7 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     for name in sorted(set(stage_modules().values())):
         module = importlib.import_module(name)
         for model in params_models(module, path):
-            params = read_params(model, path)
+            params = validated(model, values, path)
             if check := getattr(module, "check", None):
                 check(params)
             for folder in _folders(params):

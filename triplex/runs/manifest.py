@@ -8,8 +8,6 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
-import torch
-
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_file, write_text
 from triplex.runs.params import PARAMS_FILE, load_yaml
@@ -111,6 +109,8 @@ def declarations(path: Path = DVC_FILE) -> dict[str, dict[str, list[str]]]:
 
 def environment() -> dict[str, Any]:
     """What the bytes may depend on beside the inputs: interpreter, processor, graphics processor, package versions."""
+    import torch  # which takes seconds; who only reads manifests, as the flow does, need not wait for it
+
     return {
         "python": platform.python_version(),
         "system": platform.system(),

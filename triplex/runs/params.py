@@ -164,7 +164,11 @@ def read_params(model: type[Params], path: Path = PARAMS_FILE) -> Params:
 
     Everything wrong is one InputError with a line per mistake.
     """
-    values = load_yaml(path)
+    return validated(model, load_yaml(path), path)
+
+
+def validated(model: type[Params], values: dict[str, Any], path: Path) -> Params:
+    """What `read_params` gives, from the values that were read from `path`."""
     for key in values:
         if key not in SECTIONS:
             raise InputError(f"{path}{_line(path, (key,))}", f"unknown section {key!r}", nearest(str(key), SECTIONS))
