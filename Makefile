@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PRESET ?= tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help run flow test check repro-check
+.PHONY: help run flow test check lint types site house repro-check
 help:
 	@head -3 Makefile
 
@@ -33,11 +33,16 @@ flow: .venv/installed
 test: check
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder  # files of few tests are the slow ones
 
-check: .venv/installed
+check: lint types site house
+lint types site house: .venv/installed
+lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+types:
 	$(BIN)/mypy
+site:
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # not --quiet, which hides the warnings from --strict too
+house:
 	$(BIN)/python -m pytest tests/test_architecture.py tests/security/test_source.py
 
 repro-check: .venv/installed

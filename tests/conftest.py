@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# read by the hub's libraries when they are imported, and by the processes that tests start
+# read by libraries when they are imported, and by the processes that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of who does not set it: two workers share two cores
 
 import pytest
 import torch
@@ -30,8 +31,27 @@ TEXTS = (
     "A good book, well made, but the print is small.",
 ) * 4
 
+#: the files that take longest, and so come first: the workers of xdist, which take file by file, then end together
+LONGEST = (
+    "tests/docs/test_guides.py",  # makes `finished_project`, which test_pipeline.py then finds
+    "tests/triplex/backends/test_trl_policy.py",
+    "tests/pipelines/test_flow.py",
+    "tests/test_pipeline.py",
+    "tests/triplex/distributed/test_launch.py",
+    "tests/pipelines/test_preset_runs.py",
+    "tests/pipelines/test_stopping.py",
+    "tests/pipelines/test_verify.py",
+    "tests/stages/test_baseline.py",
+    "tests/triplex/distributed/test_chunks.py",
+    "tests/pipelines/test_repro_check.py",
+)
 
 loopback.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +113,10 @@ def interruptible() -> Iterator[None]:
     interrupt.install()
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def stages_here(interruptible: None) -> Iterator[None]:
+    """The `main()` of stages may be called in this process: what they set there is undone."""
+    yield
+    torch.use_deterministic_algorithms(False)

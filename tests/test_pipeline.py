@@ -10,17 +10,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
+from rich.console import Console
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from benchmarks.fault_kills import Kills
 from pipelines import overrides
 from pipelines.graph import read_graph
+from pipelines.proof import prove
 from pipelines.publish import publish
 from pipelines.resume import state_of
 from pipelines.status import changes
 from tests.hub import hub
-from tests.project import copy_of_the_project, copy_of_the_run, run
+from tests.project import copy_of_the_run, run
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_file
 from triplex.runs.states import STATES
@@ -86,9 +88,8 @@ def test_the_page_of_dvc_plots_asks_for_nothing_and_draws(repro: Path, tmp_path:
     assert drawn.count("<canvas") == len(YAML(typ="safe").load(repro / "dvc.yaml")["plots"])
 
 
-@pytest.mark.parametrize("stage", ["base", "train@ppo"])
-def test_a_killed_stage_ends_with_the_same_bytes(repro: Path, tmp_path: Path, stage: str) -> None:
-    outcome = Kills(stage, repro, tmp_path, random.Random(7)).run(kills=2)
+def test_a_killed_stage_ends_with_the_same_bytes(repro: Path, tmp_path: Path) -> None:
+    outcome = Kills("train@ppo", repro, tmp_path, random.Random(7)).run(kills=2)
     assert outcome.kills == 2
     assert (outcome.differing_bytes, outcome.manual_steps, outcome.left_running) == (0, 0, 0)
 
@@ -103,10 +104,16 @@ def test_manifests_cite_every_input_and_output(repro: Path) -> None:
     assert manifest["params"]["ppo"]["gae_lambda"] == 0.95
 
 
-def test_a_stage_and_the_first_steps_of_a_training_verify(repro: Path) -> None:
-    assert "MATCH: sft\n" in run(repro, "pipelines", "verify", "--stage", "sft")
-    output = run(repro, "pipelines", "verify", "--steps", "2", "--stage", "train@ppo")
-    assert "MATCH: the first 2 steps of train@ppo\n" in output
+def test_a_stage_and_the_first_steps_of_a_training_verify(
+    repro: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repro)
+    console = Console(soft_wrap=True)
+    assert prove(".", "sft", None, console).matches
+    assert prove(".", "train@ppo", 2, console).matches
+    told = capsys.readouterr().out
+    assert "MATCH: sft\n" in told
+    assert "MATCH: the first 2 steps of train@ppo\n" in told
 
 
 def test_a_model_is_published_with_its_results_and_hashes(
@@ -191,8 +198,9 @@ def test_held_out_prompts_never_occur_in_training(repro: Path) -> None:
 def test_the_flow_gives_the_same_lock_and_one_parameter_changes_what_depends_on_it(
     repro: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = copy_of_the_project(tmp_path_factory.mktemp("flow"))
-    run(folder, "pipelines", "run")
+    """The two trainings side by side, and what they end in, are run again."""
+    folder = copy_of_the_run(repro, tmp_path_factory.mktemp("flow") / "triplex")
+    run(folder, "pipelines", "run", "train", "evaluate", "plot", "--only", "--force")
     assert lock(folder) == lock(repro)
     overrides.apply({"grpo.learning_rate": 1e-4}, folder / "params.yaml")
     states = {name: found["state"] for name, found in json.loads(run(folder, "pipelines", "status", "--json")).items()}

@@ -52,21 +52,24 @@ def test_formulas_are_mathml(site: Path) -> None:
     assert "arithmatex" not in page
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[x](no-such-page.md)", "no-such-page.md"),
-        ("[x](index.md#no-such-place)", "no-such-place"),
-        ("[x](../triplex/rl/no_such_file.py)", "no_such_file.py, which is not there"),
-        ("[x](../triplex/rl/advantages.py#no_such_name)", "no_such_name of triplex/rl/advantages.py"),
-    ],
-)
-def test_a_broken_link_ends_the_build(tmp_path: Path, text: str, said: str) -> None:
-    for name in ("docs", "triplex", "plugins", "mkdocs.yml"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, tmp_path / name)
+BROKEN = {  # links, and what is said of them
+    "[x](no-such-page.md)": "no-such-page.md",
+    "[x](index.md#no-such-place)": "no-such-place",
+    "[x](../triplex/rl/no_such_file.py)": "no_such_file.py, which is not there",
+    "[x](../triplex/rl/advantages.py#no_such_name)": "no_such_name of triplex/rl/advantages.py",
+}
+
+
+def test_each_broken_link_is_a_warning_and_ends_the_build(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for path in ROOT.iterdir():
+        if path.name not in ("docs", "site"):
+            (tmp_path / path.name).symlink_to(path)
     with (tmp_path / "docs/index.md").open("a") as page:
-        page.write(f"\n{text}\n")
+        page.write("\n\n".join(["", *BROKEN, ""]))
     done = build(tmp_path, tmp_path / "site")
     assert done.returncode == 1
-    assert said in done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
+    assert all("no-such" in line or "no_such" in line for line in warnings), warnings  # of nothing else
+    for said in BROKEN.values():
+        assert any(said in line for line in warnings)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from dvc.repo import Repo
 
 from pipelines.doctor.lock_file import broken_lock
 from pipelines.doctor.objects import corrupt_objects
@@ -18,8 +19,9 @@ __all__ = ["finished", "finished_once"]
 def store(finished: Path, s3: str) -> str:
     """The URL of an S3 server that is the default remote of the current project."""
     boto3.client("s3", endpoint_url=s3).create_bucket(Bucket="triplex")
-    dvc("remote", "add", "--default", "store", "s3://triplex/runs")
-    dvc("remote", "modify", "store", "endpointurl", s3)
+    with Repo(".") as repo, repo.config.edit("repo") as config:
+        config["core"]["remote"] = "store"
+        config["remote"]["store"] = {"url": "s3://triplex/runs", "endpointurl": s3}
     return s3
 
 
@@ -31,10 +33,10 @@ def lose_everything() -> None:
 def test_what_was_pushed_comes_back_after_cache_and_workspace_are_lost(store: str) -> None:
     models, lock = contents("models"), Path("dvc.lock").read_bytes()
     assert list(unreachable_remotes()) == []
-    dvc("push", "--run-cache")
+    Repo(".").push(run_cache=True)
     lose_everything()
     assert changed() != {}
-    dvc("pull", "--run-cache")
+    Repo(".").pull(run_cache=True)
     assert contents("models") == models
     assert Path("dvc.lock").read_bytes() == lock
     assert changed() == {}
@@ -43,13 +45,13 @@ def test_what_was_pushed_comes_back_after_cache_and_workspace_are_lost(store: st
 
 def test_a_lock_that_is_lost_with_the_cache_comes_back_without_a_stage_running(store: str) -> None:
     models, lock = contents("models"), Path("dvc.lock").read_bytes()
-    dvc("push", "--run-cache")
+    Repo(".").push(run_cache=True)
     lose_everything()
     Path("dvc.lock").write_bytes(b"")
     (finding,) = broken_lock()
     assert finding.repair
     assert finding.repair().startswith("written anew, 0 stages from the run cache and 0 from the last commit")
-    dvc("fetch", "--run-cache")
+    Repo(".").fetch(run_cache=True)
     told = dvc("repro", "--pull")
     assert told.count("is cached - skipping run") == 2
     assert "Running stage" not in told
@@ -59,12 +61,12 @@ def test_a_lock_that_is_lost_with_the_cache_comes_back_without_a_stage_running(s
 
 def test_a_corrupt_object_is_fetched_again(store: str) -> None:
     models = contents("models")
-    dvc("push")
+    Repo(".").push()
     damaged = next(path for path in sorted(Path(".dvc/cache/files/md5").rglob("*")) if path.is_file())
     rot(damaged)
     shutil.rmtree("models")
     (finding,) = corrupt_objects()
     assert finding.repair
     finding.repair()
-    dvc("pull")
+    Repo(".").pull()
     assert contents("models") == models

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from dvc.repo import Repo
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300.0
@@ -121,17 +122,16 @@ def make_repository(folder: Path, files: dict[str, str]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     (folder / ".gitignore").write_text("/.triplex/\n/pipelines/\n")
-    git = ["git", "-c", "user.name=toy", "-c", "user.email=toy@example.org"]
-    dvc = [sys.executable, "-m", "dvc"]
-    for command in (
-        ["git", "init", "--quiet"],
-        [*dvc, "init", "--quiet"],
-        [*dvc, "config", "core.check_update", "false"],
-        [*dvc, "config", "core.site_cache_dir", str(folder / ".dvc" / "site")],
-        [*git, "add", "--all"],
-        [*git, "commit", "--quiet", "--message", "toy"],
-    ):
-        subprocess.run(command, cwd=folder, check=True, env=environment(DVC_NO_ANALYTICS="1"), capture_output=True)
+
+    def git(*arguments: str) -> None:
+        command = ["git", "-c", "user.name=toy", "-c", "user.email=toy@example.org", *arguments]
+        subprocess.run(command, cwd=folder, check=True, env=environment(), capture_output=True)
+
+    git("init", "--quiet")
+    Repo.init(str(folder)).close()  # as `dvc init`, without a start of Python
+    (folder / ".dvc/config").write_text(f"[core]\ncheck_update = false\nsite_cache_dir = {folder}/.dvc/site\n")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "toy")
     return folder
 
 

@@ -1,8 +1,6 @@
 """What is told of params.yaml before any stage starts."""
 
 import shlex
-import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from ruamel.yaml import YAML
 
 from pipelines.check import check_params
 from stages.train import main as train
-from tests.pipelines.conftest import environment
 from triplex.runs.errors import InputError
 from triplex.runs.files import sha256_tree
 from triplex.runs.params import load_yaml
@@ -132,10 +129,9 @@ def test_a_value_in_a_command_is_no_command(tmp_path: Path, name: str, monkeypat
     with pytest.raises(InputError, match=r"algorithms.0 = .*: Input should be 'ppo', 'grpo'"):
         check_params(changed(tmp_path, algorithms=[name, "grpo"]))
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
-    init = [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"]
-    subprocess.run(init, cwd=tmp_path, env=environment(DVC_NO_ANALYTICS="1"), check=True)
     monkeypatch.chdir(tmp_path)
-    commands = [shlex.split(stage.cmd, comments=False) for stage in Repo(".").index.stages if "train" in stage.name]
+    stages = Repo.init(no_scm=True).index.stages
+    commands = [shlex.split(stage.cmd, comments=False) for stage in stages if "train" in stage.name]
     assert ["python", "-m", "stages.train", "--algorithm", name] in commands
     with pytest.raises(SystemExit, match="2"):
         train(name)

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from pipelines.__main__ import app
+from pipelines.__main__ import app, main
 from pipelines.generate import side_by_side
 from tests.pipelines.conftest import run_pipelines
 from triplex.models.generate import Completion
@@ -74,13 +75,17 @@ def test_nothing_but_json_and_nothing_but_the_table_is_printed() -> None:
     assert done.stdout.split()[:3] == ["prompt", "a", "b"]
 
 
-def test_a_mistake_ends_in_its_message_and_exit_code_2() -> None:
-    done = run_pipelines(Path(), "generate", *BOTH, "--prompt", "The tea " * 70, "--greedy")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: prompt 'The tea The tea")
-    assert "do not fit into the model's 64\n  remedy: shorten it" in done.stderr
-    assert len(done.stderr.splitlines()) == 2
-    assert done.stdout == ""
+def test_a_mistake_ends_in_its_message_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pipelines", "generate", *BOTH, "--prompt", "The tea " * 70, "--greedy"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    out, err = capsys.readouterr()
+    assert err.startswith("error: prompt 'The tea The tea")
+    assert "do not fit into the model's 64\n  remedy: shorten it" in err
+    assert len(err.splitlines()) == 2
+    assert out == ""
 
 
 ANSWERS = [

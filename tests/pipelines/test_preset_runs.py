@@ -7,7 +7,6 @@ them; its data set is a folder with the same configuration, split, columns and c
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +71,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     cache = tmp_path_factory.mktemp("hub")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     return cache
-
-
-@pytest.fixture
-def _stages(interruptible: None) -> Iterator[None]:
-    """What a stage sets in its process is undone."""
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +142,7 @@ def put_into(cache: Path, model: dict[str, Any], tokenizer: PreTrainedTokenizerF
     write_json(repository / "trees" / f"{model['revision']}.json", {"format_version": 1, "files": files})
 
 
-@pytest.mark.usefixtures("_stages")
+@pytest.mark.usefixtures("stages_here")
 @pytest.mark.parametrize("name", sorted(descriptions(ROOT / "presets")))
 def test_two_steps(
     name: str, graph: str, made: dict[str, Path], hub: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path,

@@ -1,6 +1,9 @@
 import dataclasses
 import re
 import warnings
+from collections.abc import Callable
+from contextlib import chdir
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from pipelines.overrides import Change, differences, leaves, parse, write_docume
 from pipelines.presets import descriptions, with_preset
 from tests.pipelines.conftest import PARAMS, ROOT, run_pipelines
 from triplex.runs.errors import InputError
-from triplex.runs.params import load_yaml
+from triplex.runs.params import load_yaml, parse_yaml
 
 PROFILES = {  # by the algorithm whose numbers they hold
     "ziegler2019": "ppo",
@@ -48,6 +51,20 @@ def written(name: str, path: Path, data: Path | None = None) -> str:
     """The text of the params file `path` after preset `name`; the stages' models have read it."""
     write_document(*with_preset(name, data, path=path), path)
     return path.read_text()
+
+
+@pytest.fixture(scope="module")
+def over_default(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """`over_default("trl-ppo")`: the text of the project's params.yaml after that preset, which is written once."""
+
+    @cache
+    def text(name: str) -> str:
+        copy = tmp_path_factory.mktemp(name) / "params.yaml"
+        copy.write_bytes((ROOT / "params.yaml").read_bytes())
+        with chdir(ROOT):
+            return written(name, copy)
+
+    return text
 
 
 def blocks(text: str) -> dict[str, str]:
@@ -154,14 +171,16 @@ def test_mistakes(name: str, data: Path | None, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*descriptions(ROOT / "presets")} - {"llama3-8b-unsloth"}))
-def test_the_stages_read_what_a_preset_makes_of_the_default(name: str, default: Path, tmp_path: Path) -> None:
-    takes_data = "DATA_DIR" in Path(f"presets/{name}.yaml").read_text()
-    made, layout = with_preset(name, tmp_path if takes_data else None, path=default)
-    if takes_data:  # whose files are not here: tests/pipelines/test_preset_runs.py runs it on others
+def test_the_stages_read_what_a_preset_makes_of_the_default(
+    name: str, default: Path, tmp_path: Path, over_default: Callable[[str], str]
+) -> None:
+    if "DATA_DIR" in Path(f"presets/{name}.yaml").read_text():
+        made, layout = with_preset(name, tmp_path, path=default)
+        # the files are not here: tests/pipelines/test_preset_runs.py runs it on others
         with pytest.raises(InputError, match=rf"left as it was: {tmp_path}/.*: no such file"):
             write_document(made, layout, default)
     else:
-        write_document(made, layout, default)
+        made = parse_yaml(over_default(name))
     preset = load_yaml(Path(f"presets/{name}.yaml"))
     assert {key: made[key] for key in preset if key != "data"} == {k: v for k, v in preset.items() if k != "data"}
     assert list(made) == list(load_yaml(Path("params.yaml")))
@@ -192,10 +211,12 @@ def test_the_study_of_kl_is_the_default_at_a_fixed_coefficient() -> None:
 
 
 @pytest.mark.parametrize(("name", "algorithm"), PROFILES.items())
-def test_a_profile_changes_its_algorithm_alone(name: str, algorithm: str, default: Path) -> None:
+def test_a_profile_changes_its_algorithm_alone(
+    name: str, algorithm: str, default: Path, over_default: Callable[[str], str]
+) -> None:
     assert list(load_yaml(Path(f"presets/{name}.yaml"))) == ["algorithms", "train", algorithm]
     before = blocks(default.read_text())
-    after = blocks(written(name, default))
+    after = blocks(over_default(name))
     assert list(after) == list(before)
     assert {key for key in after if after[key] != before[key]} <= {"algorithms", "train", algorithm}
     assert after["train"] != before["train"]
@@ -203,21 +224,20 @@ def test_a_profile_changes_its_algorithm_alone(name: str, algorithm: str, defaul
 
 @pytest.mark.parametrize(("name", "algorithm"), PROFILES.items())
 def test_a_profile_trains_its_algorithm_and_a_partner_on_whole_batches(
-    name: str, algorithm: str, default: Path
+    name: str, algorithm: str, over_default: Callable[[str], str]
 ) -> None:
-    written(name, default)
-    params = load_yaml(default)
+    params = parse_yaml(over_default(name))
     assert algorithm in params["algorithms"]
     for trained in params["algorithms"]:
         for divisor in (params[trained].get("group_size", 1), params[trained]["num_minibatches"]):
             assert params["train"]["batch_size"] % divisor == 0
 
 
-def test_one_profile_after_another_leaves_nothing_of_the_first(default: Path) -> None:
-    written("verl-ppo", default)
-    after = written("ziegler2019", default)
-    default.write_bytes(Path("params.yaml").read_bytes())
-    assert after == written("ziegler2019", default)
+def test_one_profile_after_another_leaves_nothing_of_the_first(
+    default: Path, over_default: Callable[[str], str]
+) -> None:
+    default.write_text(over_default("verl-ppo"))
+    assert written("ziegler2019", default) == over_default("ziegler2019")
 
 
 def test_ziegler_counts_nats_by_the_sequence_and_the_others_hold_their_coefficient() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.repro_check import SIDES, first_difference, run_side
+from pipelines.repro_check import SIDES, first_difference, main, run_side
 from tests.pipelines.conftest import environment, make_repository
 
 #: what a stage may look at by mistake, and must then be found out
@@ -30,11 +30,6 @@ def repository(folder: Path, scripts: dict[str, str]) -> Path:
     return make_repository(folder, {**files, "dvc.yaml": "stages:\n" + "".join(stages), "params.yaml": "seed: 7\n"})
 
 
-def check(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "pipelines.repro_check", "--preset", "", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
-
-
 def test_every_leak_of_the_surroundings_shows(tmp_path: Path) -> None:
     source = repository(tmp_path / "source", LEAKS)
     one, other = (run_side(source, tmp_path, side, preset="") for side in SIDES)
@@ -49,27 +44,36 @@ def test_sound_stages_match_and_nothing_stays(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     source = repository(tmp_path / "source", {"sound": "print('the same')"})
-    done = check(source)
+    command = [sys.executable, "-m", "pipelines.repro_check", "--preset", ""]
+    done = subprocess.run(command, cwd=source, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(": MATCH")
     assert list((tmp_path / "temporary").glob("triplex-repro-*")) == []
 
 
-def test_a_difference_is_exit_code_1_and_both_clones_stay(tmp_path: Path) -> None:
+def test_a_difference_is_exit_code_1_and_both_clones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = repository(tmp_path / "source", {"of_zone": "print('first line')\n" + LEAKS["of_zone"]})
-    done = check(source, "--keep", str(tmp_path / "kept"))
-    assert done.returncode == 1, done.stderr
-    assert 'of_zone.txt: line 2: "00:00" | "05:45"' in done.stdout
-    assert done.stdout.splitlines()[-1] == f"repro-check: both clones stay in {tmp_path / 'kept'}"
+    monkeypatch.chdir(source)
+    monkeypatch.setattr(sys, "argv", ["repro_check", "--preset", "", "--keep", str(tmp_path / "kept")])
+    assert main() == 1
+    told = capsys.readouterr().out
+    assert 'of_zone.txt: line 2: "00:00" | "05:45"' in told
+    assert told.splitlines()[-1] == f"repro-check: both clones stay in {tmp_path / 'kept'}"
     assert [(tmp_path / "kept" / side.folder / "triplex/dvc.lock").is_file() for side in SIDES] == [True, True]
 
 
-def test_what_is_not_committed_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_committed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = repository(tmp_path / "source", {"sound": "print('the same')"})
     (source / "sound.py").write_text("print('changed')\n")
-    done = check(source)
-    assert done.returncode == 2
-    assert "differs from its last commit: sound.py\n  remedy: `git add sound.py" in done.stderr
+    monkeypatch.chdir(source)
+    monkeypatch.setattr(sys, "argv", ["repro_check"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "differs from its last commit: sound.py\n  remedy: `git add sound.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

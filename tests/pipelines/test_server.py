@@ -144,18 +144,6 @@ def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
     assert found["PREFECT_API_AUTH_STRING"] == "me:mine"
 
 
-def test_a_run_writes_nothing_of_the_environments_secrets(toy: Path) -> None:
-    names = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PREFECT_API_KEY", "GITHUB_TOKEN", "MY_PASSWORD")
-    env = {name: f"planted-8d02-{name}" for name in names}
-    env |= dict.fromkeys(("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"), "me:planted-8d02")
-    done = run_pipelines(toy, "run", "prepare", **env)
-    assert done.returncode == 0, done.stderr
-    assert "which asks for what .triplex/prefect/password holds" in done.stderr
-    assert (toy / ".triplex/prefect/prefect.db").stat().st_size > 0
-    assert "planted-8d02" not in done.stdout + done.stderr
-    assert [path for path in toy.rglob("*") if path.is_file() and b"planted-8d02" in path.read_bytes()] == []
-
-
 def test_a_port_in_use_is_told_in_words(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

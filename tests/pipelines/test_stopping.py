@@ -15,7 +15,10 @@ from tests.pipelines.conftest import Api, environment, make_repository, wait_for
 from tests.pipelines.test_guard import FAMILY, living
 
 SURVIVAL_SECONDS = 10.0
-
+SECRETS = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PREFECT_API_KEY", "GITHUB_TOKEN", "MY_PASSWORD")
+PLANTED = {name: f"planted-8d02-{name}" for name in SECRETS} | dict.fromkeys(
+    ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"), "me:planted-8d02"
+)
 
 STAGES = """\
 stages:
@@ -87,8 +90,9 @@ def test_a_killed_guard(sleeper: tuple[Path, str], api: Api) -> None:
 
 
 def test_ctrl_c_in_a_terminal_without_a_server(sleeper: tuple[Path, str]) -> None:
+    """The server and the flow write nothing of the environment's secrets."""
     folder, mark = sleeper
-    flow = start(folder, mark)
+    flow = start(folder, mark, **PLANTED)
     of_flow = psutil.Process(flow.pid).children(recursive=True)
     assert any("server" in process.cmdline() for process in of_flow)
     os.killpg(flow.pid, signal.SIGINT)
@@ -104,3 +108,6 @@ def test_ctrl_c_in_a_terminal_without_a_server(sleeper: tuple[Path, str]) -> Non
         "Ctrl-C: sleep stopped; 2 of 2 stages: 1 stopped, 1 not run",
         "`python -m pipelines run` goes on",
     ]
+    assert "which asks for what .triplex/prefect/password holds" in log
+    assert (folder / ".triplex/prefect/prefect.db").stat().st_size > 0
+    assert [path for path in folder.rglob("*") if path.is_file() and b"planted-8d02" in path.read_bytes()] == []

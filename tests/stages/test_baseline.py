@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stages import baseline
 from stages.baseline import references
 from triplex.data.tables import SCHEMAS, write_table
 from triplex.models.saving import save_model
@@ -43,7 +44,9 @@ EVAL = [
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_lm: Any, tiny_tokenizer: Any) -> Path:
+def project(tmp_path: Path, tiny_lm: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with what the stage reads; the current folder."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS)
     (tmp_path / "dvc.yaml").write_text(STAGE)
     write_table(tmp_path / "data/processed/prompts.parquet", TRAIN, SCHEMAS["prompts"])
@@ -52,18 +55,12 @@ def project(tmp_path: Path, tiny_lm: Any, tiny_tokenizer: Any) -> Path:
     return tmp_path
 
 
-def run(project: Path) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "stages.baseline"]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-
-
+@pytest.mark.usefixtures("stages_here")
 def test_the_stage_scores_a_sample_of_the_training_references_and_all_held_out_ones(
-    project: Path, tiny_lm: Any, tiny_tokenizer: Any
+    project: Path, tiny_lm: Any, tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(project)
-    assert done.returncode == 0, done.stderr
-    assert "4 train and 2 held-out references" in done.stdout
+    baseline.main()
+    assert "4 train and 2 held-out references" in capsys.readouterr().out
 
     config = PerplexityConfig.model_validate(
         {
@@ -94,33 +91,34 @@ def test_the_stage_scores_a_sample_of_the_training_references_and_all_held_out_o
     assert rows[-1]["sentence_nats"] == 0
 
 
+@pytest.mark.usefixtures("stages_here")
 def test_rays_actors_write_the_bytes_of_one_process(project: Path) -> None:
     """Three chunks of references to two actors, in order."""
     many = [row | {"id": f"m{n}", "prompt": f"{row['prompt']} {n % 5}"} for n in range(600) for row in TRAIN[:1]]
     write_table(project / "data/processed/prompts.parquet", many, SCHEMAS["prompts"])
-    found = {}
-    for executor, num_workers in (("local", 1), ("ray", 2)):
-        params = PARAMS.replace("local, num_workers: 1", f"{executor}, num_workers: {num_workers}")
-        (project / "params.yaml").write_text(params.replace("num_references: 4", "num_references: 600"))
-        done = run(project)
-        assert done.returncode == 0, done.stderr
-        assert "600 train and 2 held-out references" in done.stdout
-        found[executor] = (project / "data/baselines.parquet").read_bytes()
-    assert found["ray"] == found["local"]
+    params = PARAMS.replace("num_references: 4", "num_references: 600").replace("batch: 256", "batch: 8192")
+    (project / "params.yaml").write_text(params)
+    baseline.main()
+    alone = (project / "data/baselines.parquet").read_bytes()
+    (project / "params.yaml").write_text(params.replace("local, num_workers: 1", "ray, num_workers: 2"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages.baseline"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "600 train and 2 held-out references" in done.stdout
+    assert (project / "data/baselines.parquet").read_bytes() == alone
 
 
-@pytest.mark.parametrize(("executor", "number"), [("local", 8), ("ray", 80)])
-def test_a_reference_that_cannot_be_scored_is_named(project: Path, executor: str, number: int) -> None:
-    """The 81st is first seen by an actor."""
-    rows = [TRAIN[0] | {"id": f"m{n}"} for n in range(100)]
-    rows[number]["reference"] = " tea" * 200
+@pytest.mark.usefixtures("stages_here")
+def test_a_reference_that_cannot_be_scored_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With executor: ray, tests/triplex/distributed/test_chunks.py."""
+    rows = [TRAIN[0] | {"id": f"m{n}"} for n in range(9)]
+    rows[8]["reference"] = " tea" * 200
     write_table(project / "data/processed/prompts.parquet", rows, SCHEMAS["prompts"])
-    params = PARAMS.replace("executor: local", f"executor: {executor}")
-    (project / "params.yaml").write_text(params.replace("num_references: 4", "num_references: 100"))
-    done = run(project)
-    assert done.returncode == 2, done.stderr
-    assert f"train reference 'm{number}': 405 tokens" in done.stderr
-    assert "Traceback" not in done.stderr
+    (project / "params.yaml").write_text(PARAMS.replace("num_references: 4", "num_references: 9"))
+    with pytest.raises(SystemExit, match="2"):
+        baseline.main()
+    assert "train reference 'm8': 405 tokens" in capsys.readouterr().err
     assert not (project / "data/baselines.parquet").exists()
 
 

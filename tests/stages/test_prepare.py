@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from stages import prepare
 from triplex.data.tables import SCHEMAS, read_table
 
 PARAMS = """
@@ -46,7 +49,11 @@ def run(project: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_stage_writes_five_tables_and_the_card_twice_the_same(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stages_here")
+def test_the_stage_writes_five_tables_and_the_card_twice_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, and in this one."""
     write_project(tmp_path, ROWS)
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -58,14 +65,18 @@ def test_the_stage_writes_five_tables_and_the_card_twice_the_same(tmp_path: Path
     assert min(sizes.values()) > 0
     assert card["labels"] == {"positive": 30, "negative": 30, "unknown": 0}
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert run(tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    prepare.main()
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_bad_row_ends_the_stage_in_words_and_writes_nothing(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stages_here")
+def test_a_bad_row_ends_the_stage_in_words_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_project(tmp_path, [*ROWS, '"one more film, fine",maybe'])
-    done = run(tmp_path)
-    assert done.returncode == 2
-    assert "error: reviews.csv row 61: label: unknown label 'maybe'" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        prepare.main()
+    assert "error: reviews.csv row 61: label: unknown label 'maybe'" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,6 +135,16 @@ def trainer_into(root: Path, sft: Path) -> Callable[..., Outcome]:
 @pytest.fixture
 def train(tmp_path: Path, sft: Path) -> Callable[..., Outcome]:
     return trainer_into(tmp_path, sft)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sent() -> Iterator[list[Any]]:
+    """What TRL tells its makers while these tests run."""
+    told: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CI", raising=False)  # where TRL keeps silent by itself
+        patch.setattr(trl.trainer.base_trainer, "send_telemetry", lambda **what: told.append(what))
+        yield told
 
 
 @pytest.fixture(scope="module")
@@ -303,8 +313,10 @@ def test_ppo_bounds_its_gradient(train: Callable[..., Outcome], sft: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
-def test_the_learning_rate_moves_once_a_step(train: Callable[..., Outcome], name: str) -> None:
-    assert [row["learning_rate"] for row in train(name).rows] == pytest.approx([1e-3, 5e-4])
+def test_the_learning_rate_moves_once_a_step(
+    train: Callable[..., Outcome], two_steps: Callable[[str], Outcome], name: str
+) -> None:
+    assert [row["learning_rate"] for row in two_steps(name).rows] == pytest.approx([1e-3, 5e-4])
     constant = train(name, out="constant", train={"lr_schedule": "constant"})
     assert [row["learning_rate"] for row in constant.rows] == [1e-3, 1e-3]
 
@@ -403,8 +415,10 @@ def test_adapters_are_merged_and_the_reference_is_the_model_without_them(
     assert abs(outcome.rows[2]["kl"]) > 1e-4
 
 
-def test_bfloat16_computes_otherwise_and_leaves_float32_weights(train: Callable[..., Outcome]) -> None:
-    fine, coarse = train("grpo", out="fine"), train("grpo", out="coarse", precision="bfloat16")
+def test_bfloat16_computes_otherwise_and_leaves_float32_weights(
+    train: Callable[..., Outcome], two_steps: Callable[[str], Outcome]
+) -> None:
+    fine, coarse = two_steps("grpo"), train("grpo", precision="bfloat16")
     assert fine.rows[0]["entropy"] != coarse.rows[0]["entropy"]
     assert fine.rows[0]["entropy"] == pytest.approx(coarse.rows[0]["entropy"], rel=0.05)
     assert {tensor.dtype for tensor in weights(coarse.folder / "model").values()} == {torch.float32}
@@ -433,15 +447,9 @@ def test_what_is_not_finite_ends_the_run_in_words(train: Callable[..., Outcome])
         train("grpo", train={"max_grad_norm": 1e30}, learning_rate=1.0, advantage_eps=1e-4, num_epochs=50)
 
 
-def test_no_telemetry_is_sent_and_no_card_is_written(
-    train: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[Any] = []
-    monkeypatch.delenv("CI", raising=False)  # where TRL keeps silent by itself
-    monkeypatch.setattr(trl.trainer.base_trainer, "send_telemetry", lambda **what: sent.append(what))
+def test_no_telemetry_is_sent_and_no_card_is_written(two_steps: Callable[[str], Outcome], sent: list[Any]) -> None:
     for name in SECTIONS:
-        outcome = train(name, out=name)
-        assert not list(outcome.folder.rglob("README.md"))
+        assert not list(two_steps(name).folder.rglob("README.md"))
     assert sent == []
 
 
@@ -464,12 +472,14 @@ def test_prompts_that_do_not_fit_are_refused(train: Callable[..., Outcome]) -> N
         train("grpo", train={"max_new_tokens": 60})
 
 
-def test_ppo_can_have_the_preference_model_for_its_value(train: Callable[..., Outcome], sft: Path) -> None:
+def test_ppo_can_have_the_preference_model_for_its_value(
+    train: Callable[..., Outcome], two_steps: Callable[[str], Outcome], sft: Path
+) -> None:
     """Its head is not 0, so that the first values are off."""
     torch.manual_seed(1)
     classifier = AutoModelForSequenceClassification.from_pretrained(sft, num_labels=1)
     before = classifier.score.weight.clone()
     kind = {"value": {"kind": "reward_model", "learning_rate": 1e-2}}
     outcome = train("ppo", value_model=classifier, **kind)
-    assert outcome.rows[0]["value_loss"] != train("ppo", out="network").rows[0]["value_loss"]
+    assert outcome.rows[0]["value_loss"] != two_steps("ppo").rows[0]["value_loss"]
     assert 5e-3 < (classifier.score.weight - before).abs().max() < 5e-2

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 
 import pytest
 
@@ -19,13 +20,20 @@ def stories() -> list[Story]:
     return list(generate_stories(NUM_STORIES, seed=7))
 
 
+@cache
+def whole_words(phrase: str) -> re.Pattern[str]:
+    """The phrase as whole words; compiled once: there are more of them than `re` remembers."""
+    return re.compile(rf"\b{re.escape(phrase)}\b", re.I)
+
+
 def phrase_in(text: str, table: tuple[dict[str, str], ...], column: str) -> dict[str, str]:
     """The one row whose phrase occurs in the text as whole words; the longest where one phrase holds another."""
-    found = [row for row in table if re.search(rf"\b{re.escape(row[column])}\b", text, re.I)]
+    found = [row for row in table if whole_words(row[column]).search(text)]
     assert found, (text, column)
     return max(found, key=lambda row: len(row[column]))
 
 
+@cache
 def facts(prompt: str) -> dict[str, str]:
     """What the tables say about a synopsis: hero, village, season and trouble stand in it word for word."""
     trouble = next(row for row in TROUBLES if f"the {row['thing']} {row['state']}" in prompt.lower())
@@ -98,7 +106,7 @@ def test_every_continuation_tells_what_the_synopsis_decides(stories: list[Story]
             ("remedy", TROUBLES),
         ):
             # \b: "bodkin" holds no "kin"
-            named = {row[column] for row in table if re.search(rf"\b{re.escape(row[column].lower())}\b", told)}
+            named = {row[column] for row in table if whole_words(row[column]).search(told)}
             assert fact[column] in named, story
             assert all(other in fact[column] for other in named), story
         assert fact["name"] in story.reference
@@ -135,10 +143,11 @@ def test_a_partial_plan_has_one_or_two_steps_and_a_slip_one_or_two_wrong_ones(st
     assert near(wrong[1], 0.5, wrong.total())
 
 
+@cache
 def told_in(story: Story) -> tuple[str, dict[str, str]]:
     """The continuation in a text, and the facts that it tells: of the rows it names, one with the longest phrase."""
     continuation = story.text.partition(LEAD)[2]
-    fact = facts(story.prompt)
+    fact = dict(facts(story.prompt))
     for column, table in (("neighbour", VILLAGES), ("tool", TRADES), ("way", SEASONS), ("remedy", TROUBLES)):
         row = phrase_in(continuation, table, column)
         fact |= {name: row[name] for name in ((column, "obstacle") if column == "way" else (column,))}

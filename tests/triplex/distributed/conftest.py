@@ -10,12 +10,14 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import psutil
 import pytest
 
 from triplex.distributed.launch import run_workers
 from triplex.distributed.ray_cluster import TOKEN, import_ray
 from triplex.models.saving import save_model
 from triplex.runs.params import ComputeConfig
+from triplex.runs.processes import end_all, living
 from triplex.runs.stage import Run
 
 
@@ -67,7 +69,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     while "Ray runtime started" not in log.read_text():
         assert process.poll() is None, log.read_text()
     yield f"127.0.0.1:{ports['port']}"
-    process.terminate()
+    started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    end_all(lambda: living(started), grace_seconds=0.0)  # by itself it waits half a minute for actors that were killed
     process.wait()
 
 

@@ -50,11 +50,12 @@ def test_an_actor_that_dies_changes_no_byte(squares: Callable[..., bytes], tmp_p
 
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_what_a_worker_finds_wrong_is_told_and_nothing_is_written(
-    squares: Callable[..., bytes], tmp_path: Path, executor: str
+    squares: Callable[..., bytes], tmp_path: Path, executor: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match=r"number 60: something is wrong\n  remedy: mend it"):
         squares(executor, wrong_at=60)
     assert not (tmp_path / f"{executor}.parquet").exists()
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_tables_are_cut_anew_without_a_row_lost() -> None:
