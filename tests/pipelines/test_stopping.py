@@ -108,6 +108,6 @@ def test_ctrl_c_in_a_terminal_without_a_server(sleeper: tuple[Path, str]) -> Non
         "Ctrl-C: sleep stopped; 2 of 2 stages: 1 stopped, 1 not run",
         "`python -m pipelines run` goes on",
     ]
-    assert "which asks for what .triplex/prefect/password holds" in log
+    assert "login: .triplex/prefect/password" in log
     assert (folder / ".triplex/prefect/prefect.db").stat().st_size > 0
     assert [path for path in folder.rglob("*") if path.is_file() and b"planted-8d02" in path.read_bytes()] == []
