@@ -26,6 +26,7 @@ from pipelines.output import is_hint, lines, outcome
 from pipelines.request import one_flow_at_a_time, prepare
 from pipelines.watch import Watch
 from triplex.runs import history
+from triplex.runs.errors import InputError
 from triplex.runs.progress import read_standing
 
 PARALLEL_STAGES = "TRIPLEX_PARALLEL_STAGES"
@@ -72,6 +73,13 @@ def triplex(
         force: Run stages even if they are up to date.
         params: Written into params.yaml first, for example {"ppo.learning_rate": 1e-5}.
     """
+    try:
+        return _execute(stages, only, force, params)
+    except InputError as error:  # of the page's form: told without a traceback
+        return Failed(message=str(error))
+
+
+def _execute(stages: list[str], only: bool, force: bool, params: dict[str, Any]) -> State:
     with one_flow_at_a_time(), Watch() as watch:
         execution = Execution(prepare(stages, only, params), force, watch)
         try:

@@ -86,7 +86,7 @@ def is_there(folder: Path) -> None:
     """InputError unless there is such a folder; its remedy names those that there are."""
     if not folder.is_dir():
         models = [str(config.parent) for config in sorted(Path("models").glob("*/config.json"))]
-        here = f"there are {', '.join(models)}" if models else "`python -m pipelines run sft` trains models/sft"
+        here = f"there are {', '.join(models)}" if models else "none is trained yet: `python -m pipelines run`"
         remedy = f"{here}; a model of the hub is fetched by `hf download ORG/NAME --local-dir FOLDER`"
         raise InputError(f"--model {folder}", "no such model folder", remedy)
 
@@ -100,7 +100,7 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
         read = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")  # as Python decodes arguments
         texts += filter(None, map(str.strip, read.split("\n")))
     elif file:
-        opened = open_file(file)
+        opened = open_file(file, file_format=file.suffix.lower() or ".txt")
         if opened.format != ".txt":
             raise InputError(file, f"a {opened.format} file", "prompts are read from a .txt, one a line")
         texts += filter(None, (record.values["text"].strip() for record in opened.records()))

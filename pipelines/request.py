@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines import overrides
 from pipelines.check import check_params
+from pipelines.dvc_lock import refuse_while_written
 from pipelines.graph import Stage, read_graph, select
 from triplex.runs.errors import BusyError
 
@@ -18,9 +19,10 @@ _LOCK = Path(".triplex/locks/flow.lock")
 def prepare(stages: list[str], only: bool, params: dict[str, Any]) -> dict[str, Stage]:
     """The stages to run, in order, after writing `params` into params.yaml and checking the whole of it.
 
-    InputError for an unknown stage, key or value; params.yaml is then as it was.
+    InputError for an unknown stage, key or value, BusyError while DVC runs a stage; params.yaml is then as it was.
     """
     plan = select(read_graph(), stages, only)
+    refuse_while_written()
     overrides.apply(params)
     check_params()
     return plan

@@ -46,6 +46,7 @@ def serve(port: Annotated[int, typer.Option(help="Of the page.", min=1, max=6553
 
     runner = _Runner(name="local", limit=1)
     runner.add_flow(triplex, name="local", description=description)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which `nohup` and `command &` have ignored
     with suppress(KeyboardInterrupt):
         asyncio.run(runner.start())
     if ended_by == signal.SIGTERM:

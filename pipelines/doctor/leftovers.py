@@ -1,16 +1,14 @@
 """What killed processes leave: locks that nobody holds, temporary files, states that nothing will resume."""
 
 import fcntl
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from pipelines.doctor.finding import Finding
 from pipelines.doctor.locked import cache_folder
+from pipelines.dvc_lock import RWLOCK, claims, is_dvc
 from pipelines.resume import state_of
 from triplex.runs import lock
 from triplex.runs.errors import InputError
@@ -18,7 +16,6 @@ from triplex.runs.files import remove_folder, strays
 from triplex.runs.manifest import declarations
 from triplex.runs.states import STATES, states
 
-RWLOCK = Path(".dvc/tmp/rwlock")  # JSON: which process reads or writes which path
 _WRITTEN_TO = ("data", "models", "reports", ".triplex")
 _DVC_TEMPORARY = re.compile(r".*\.[\w-]{16,}\.tmp")
 
@@ -28,7 +25,7 @@ def running() -> list[str]:
     found = [f"stage {path.stem}" for path in _stage_locks() if lock.read(path)[1]]
     if flow_runs_now():
         found.append("a flow")
-    living = {pid for _, pid in _claims() or [] if _is_dvc(pid)}
+    living = {pid for _, pid in claims() or [] if is_dvc(pid)}
     return found + [f"dvc (process {pid})" for pid in sorted(living)]
 
 
@@ -47,13 +44,13 @@ def flow_runs_now() -> bool:
 
 def stale_rwlock() -> Iterator[Finding]:
     """DVC's list of who reads and writes what: torn, or with processes that are gone."""
-    claims = _claims()
-    if claims is None:
+    found = claims()
+    if found is None:
         yield Finding(
             "broken lock of DVC", str(RWLOCK), "not readable as JSON; `dvc repro` fails",
             "`python -m pipelines doctor --repair` removes it", partial(_remove, RWLOCK),
         )  # fmt: skip
-    elif gone := sorted({pid for _, pid in claims if not _is_dvc(pid)}):
+    elif gone := sorted({pid for _, pid in found if not is_dvc(pid)}):
         processes = ", ".join(map(str, gone))
         yield Finding(
             "stale lock of DVC", str(RWLOCK), f"of processes that are gone ({processes}); their numbers come again",
@@ -113,29 +110,6 @@ def _resumable(name: str) -> list[Path]:
 
 def _stage_locks() -> list[Path]:
     return [path for path in sorted(lock.LOCKS.glob("*.lock")) if path.name != "flow.lock"]
-
-
-def _claims() -> list[tuple[str, int]] | None:
-    """(path, process) of DVC's lock file, None where it is torn."""
-    from dvc.rwlock import SCHEMA
-    from voluptuous import Invalid
-
-    if not RWLOCK.is_file():
-        return []
-    try:
-        claims = SCHEMA(json.loads(RWLOCK.read_text(encoding="utf-8")))
-    except (ValueError, Invalid):
-        return None
-    readers = [(path, info["pid"]) for path, infos in claims["read"].items() for info in infos]
-    return readers + [(path, info["pid"]) for path, info in claims["write"].items()]
-
-
-def _is_dvc(pid: int) -> bool:
-    """Whether a process lives and is a DVC; the number of one that has ended is given to others."""
-    try:
-        return any("dvc" in Path(part).name for part in psutil.Process(pid).cmdline())
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _in_temporary(folder: Path) -> bool:

@@ -187,7 +187,7 @@ def test_mistakes(arguments: tuple[str, ...], stdin: bytes, said: str) -> None:
 
 
 def test_a_model_that_is_missing_is_told_with_those_that_are_there() -> None:
-    with pytest.raises(InputError, match="run sft` trains models/sft"):
+    with pytest.raises(InputError, match="none is trained yet: `python -m pipelines run`"):
         run("--model", "org/name", "--prompt", "A")
     shutil.copytree("a", "models/sft")
     with pytest.raises(InputError, match=r"there are models/sft; .*hf download ORG/NAME"):

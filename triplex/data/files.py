@@ -84,11 +84,11 @@ def open_file(path: Path, delimiter: str = ",", file_format: str | None = None) 
     `delimiter` is for CSV; the format is that of the ending when none is given. The SHA-256 is of its bytes.
     """
     path = path.expanduser()
+    _refuse_unless_regular(path)
     file_format = file_format or path.suffix.lower()
     if file_format not in FORMATS:
         remedy = f"name it by what it is ({', '.join(FORMATS)}), or give its `format`"
         raise InputError(path, f"unknown format {file_format!r}", remedy)
-    _refuse_unless_regular(path)
     identity = _identity(path)
     _refuse_by_content(path, file_format)
     if file_format == ".json" and path.stat().st_size > MAX_JSON_BYTES:

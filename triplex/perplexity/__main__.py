@@ -106,7 +106,9 @@ def score(
 
     Blank texts, and texts longer than the model takes, are left out and counted.
     """
-    if (file is None) == (not text or text.isspace()):
+    if text is not None and not text.strip():
+        raise InputError("score --text", "empty, or blank", "give it a word at least")
+    if (file is None) == (text is None):
         raise InputError("score", "needs a file or --text, and not both", 'score --model DIR FILE, or --text "..."')
     from triplex.perplexity.texts import Row, read_texts
 

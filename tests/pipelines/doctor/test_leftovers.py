@@ -10,8 +10,10 @@ import pytest
 from dvc.exceptions import DvcException
 
 from pipelines.doctor.leftovers import abandoned_states, dead_stages, running, stale_rwlock, temporary_files
+from pipelines.request import prepare
 from tests.pipelines.conftest import ROOT, environment
 from tests.pipelines.doctor.conftest import changed, repro
+from triplex.runs.errors import BusyError
 from triplex.runs.files import atomic_path
 
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -103,6 +105,8 @@ def test_a_running_dvc_is_left_alone(finished: Path, tmp_path: Path) -> None:
     try:
         assert list(stale_rwlock()) == []
         assert running() == [f"dvc (process {process.pid})"]
+        with pytest.raises(BusyError, match=rf"running a stage here \(process {process.pid}\)"):
+            prepare([], False, {})  # nor is a flow started beside it
     finally:
         process.kill()
         process.wait()

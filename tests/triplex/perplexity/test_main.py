@@ -156,7 +156,7 @@ def test_whole_texts_and_a_sample_of_them(run: Run, model: Path, data: Path) -> 
     [
         (["score", "--model", "MODEL"], "score: needs a file or --text, and not both"),
         (["score", "--model", "MODEL", "DATA", "--text", "a"], "score: needs a file or --text, and not both"),
-        (["score", "--model", "MODEL", "--text", " "], "score: needs a file or --text, and not both"),
+        (["score", "--model", "MODEL", "--text", " "], "score --text: empty, or blank"),
         (["score", "--model", "nowhere", "DATA"], "nowhere: no such model folder"),
         (["score", "--model", "MODEL", "nowhere.txt"], "nowhere.txt: no such file or directory"),
         (["score", "--model", "MODEL", "DATA", "--text-column", "txt"], "line 1: no column 'txt'"),
