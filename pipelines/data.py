@@ -75,7 +75,7 @@ def show(
         for line in lines(sample, each, longest, coloured):
             console.print(line)
         console.print()
-    console.print(legend(perplexity))
+    console.print(legend(folder is not None, perplexity))
     typer.echo("no model here, so no tokens: `dvc repro base` makes one" if folder is None else f"tokens of {folder}")
 
 

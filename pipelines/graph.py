@@ -77,7 +77,10 @@ def _matching(graph: dict[str, Stage], name: str) -> list[str]:
     found = [known for known in graph if name in (known, known.split("@")[0])]
     if not found:
         families = {known.split("@")[0] for known in graph}
-        raise InputError("stage", f"{name!r} is not in {DVC_FILE}", nearest(name, {*graph, *families}))
+        remedy = nearest(name, {*graph, *families})
+        if there := [known for known in graph if "@" in name and known.startswith(f"{name.partition('@')[0]}@")]:
+            remedy = f'there is {" and ".join(there)}; `-S "algorithms=[...]"` of `run` names two others'
+        raise InputError("stage", f"{name!r} is not in {DVC_FILE}", remedy)
     return found
 
 

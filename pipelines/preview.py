@@ -42,11 +42,14 @@ class Tokens:
         return len(self.prompt) + len(self.response)
 
 
-def legend(scored: bool) -> Text:
+def legend(has_tokens: bool, scored: bool) -> Text:
     """What the marks and colours mean."""
-    text = Text.assemble(
+    tokens = Text.assemble(
         "tokens end at |: ", ("prompt", "blue"), ", ", ("response", "green"), ", ", ("·padding", "dim"),
         "; mask 1: the response\n",
+    )  # fmt: skip
+    text = Text.assemble(
+        tokens if has_tokens else "",
         ("[word]", _WORDS[0]), (" <four words of a phrase>", _PHRASE), (" end of a sentence‖", _SENTENCE),
     )  # fmt: skip
     if scored:

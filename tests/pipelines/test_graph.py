@@ -53,6 +53,8 @@ def test_order_is_kept_through_stages_left_out() -> None:
 def test_unknown_stage_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"'evalute'.*\n.*'evaluate'"):
         select(read_graph(), ["evalute"], only=False)
+    with pytest.raises(InputError, match=r"there is train@ppo and train@grpo; `-S \"algorithms="):
+        select(read_graph(), ["train@rloo"], only=False)
 
 
 def test_only_needs_a_name() -> None:
